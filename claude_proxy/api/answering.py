@@ -1,0 +1,140 @@
+"""Between a dialect and a turn: submit, wait for the first event, then stream or fold; notice that the client has gone.
+
+In: a parsed request and the WSGI environ. Out: a Flask response.
+Rules: until the first event, or for one heartbeat, no status is sent, so that early failures get their own; after that
+failures are told in the stream, once. A stream never just stops.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from flask import Response
+
+from ..channel import Closed
+from ..errors import ClientGone, InternalError, ProxyError
+from ..events import Event, collect
+from ..turns import Turn
+from .dialect import Context, Dialect, Parsed, encode
+
+log = logging.getLogger(__name__)
+
+# How soon a vanished client is noticed while nothing is written to it.
+DISCONNECT_POLL = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The other end of the connection. `is_gone` is waitress's own look at the socket."""
+
+    is_gone: Callable[[], bool]
+    heartbeat_interval: float
+
+
+class Answer:
+    """One answer under way. `on_end` is called once, with the turn and the error if there was one."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        turn: Turn,
+        parsed: Parsed,
+        client: Client,
+        on_end: Callable[[Turn, ProxyError | None], None],
+    ) -> None:
+        self._dialect = dialect
+        self._turn = turn
+        self._parsed = parsed
+        self._client = client
+        self._on_end = on_end
+        self._context = Context(turn.id, int(time.time()), parsed.conversation.model, parsed.request)
+        self._lock = threading.Lock()  # guards: _ended
+        self._ended = False
+        self._error: ProxyError | None = None
+
+    def respond(self) -> Response:
+        """The response; raises the ProxyError of a turn that failed before anything was sent."""
+        try:
+            return self._stream() if self._parsed.stream else self._whole()
+        except ProxyError as error:
+            self._error = error
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """The response was sent, failed, or its client has gone."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        self._on_end(self._turn, self._error)
+
+    def _whole(self) -> Response:
+        completion = collect(event for event in self._events(None) if event is not None)
+        body = self._dialect.body(completion, self._context)
+        response = Response(encode(body), mimetype="application/json", headers=self._headers())
+        response.call_on_close(self.end)
+        return response
+
+    def _stream(self) -> Response:
+        events = self._events(self._client.heartbeat_interval)
+        first = next(events)
+        response = Response(self._render(first, events), mimetype="text/event-stream", headers=self._headers())
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Accel-Buffering"] = "no"
+        # A generator that was never started skips its own `finally`.
+        response.call_on_close(self.end)
+        return response
+
+    def _render(self, first: Event | None, rest: Iterator[Event | None]) -> Iterator[bytes]:
+        def chain() -> Iterator[Event | None]:
+            yield first
+            yield from rest
+
+        try:
+            for chunk in self._dialect.stream(chain(), self._context):
+                if chunk:
+                    yield chunk
+        except ClientGone as error:
+            self._error = error
+        except ProxyError as error:
+            self._error = error
+            yield self._dialect.error_event(error, self._turn.id)
+        except Exception:  # our own bug, in the middle of a stream: the client must be told in the stream
+            log.exception("Request %s failed for a reason of our own", self._turn.id)
+            self._error = InternalError("The proxy failed; its log says where")
+            yield self._dialect.error_event(self._error, self._turn.id)
+
+    def _events(self, heartbeat_interval: float | None) -> Iterator[Event | None]:
+        """The turn's events; None after each quiet `heartbeat_interval`. Raises ClientGone, or the turn's failure."""
+        quiet = 0.0
+        while True:
+            try:
+                event = self._turn.channel.get(DISCONNECT_POLL)
+            except Closed:
+                return
+            if event is not None:
+                quiet = 0.0
+                yield event
+                continue
+            if self._client.is_gone():
+                error = ClientGone("The client has gone")
+                self._turn.abort(error)
+                raise error
+            quiet += DISCONNECT_POLL
+            if heartbeat_interval is not None and quiet >= heartbeat_interval:
+                quiet = 0.0
+                yield None
+
+    def _headers(self) -> dict[str, str]:
+        report = self._turn.report
+        headers = {
+            "X-Claude-Proxy-Mode": "chat",
+            "X-Claude-Proxy-Model": report.model or self._turn.profile.model,
+        }
+        if report.ignored:
+            headers["X-Claude-Proxy-Ignored"] = ", ".join(quote(name, safe="")[:64] for name in report.ignored[:32])
+        return headers

@@ -1,0 +1,96 @@
+"""What all dialects share: server-sent events, JSON bodies, paths into a request, and what a dialect must offer.
+
+In: raw bodies. Out: bytes. Nothing here knows a dialect.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from ..conversation import Conversation
+from ..errors import BadRequest, ProxyError
+from ..events import Completion, Event
+
+T = TypeVar("T")
+
+_MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A request in canonical form. `ignored`: the client's names for what this dialect cannot honour."""
+
+    conversation: Conversation
+    stream: bool
+    request: Any
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an answer names of its request. `created`: Unix seconds. `model`: as the client sent it."""
+
+    request_id: str
+    created: int
+    model: str
+    request: Any
+
+
+class Dialect(Protocol):
+    """One file speaks one dialect; None among the events of a stream asks for a sign of life."""
+
+    name: str
+
+    def parse(self, body: bytes) -> Parsed:
+        """Untrusted bytes -> canonical request. Raises BadRequest with the path of what is wrong."""
+        ...
+
+    def stream(self, events: Iterable[Event | None], context: Context) -> Iterator[bytes]:
+        """The answer as server-sent events."""
+        ...
+
+    def body(self, completion: Completion, context: Context) -> dict[str, Any]:
+        """The whole answer as one JSON object."""
+        ...
+
+    def error(self, error: ProxyError, request_id: str) -> tuple[int, dict[str, Any]]:
+        """Status and JSON body of a failure that is told before the first byte."""
+        ...
+
+    def error_event(self, error: ProxyError, request_id: str) -> bytes:
+        """The same in the middle of a stream, with whatever ends the stream."""
+        ...
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    """One server-sent event: a single `data:` line, never `id:` or `retry:` (openai-python stumbles over both)."""
+    head = b"" if event is None else b"event: " + event.encode() + b"\n"
+    return head + b"data: " + encode(data) + b"\n\n"
+
+
+def encode(data: Any) -> bytes:
+    """JSON bytes, UTF-8, on one line."""
+    return msgspec.json.encode(data)
+
+
+def decode(body: bytes, shape: type[T]) -> T:
+    """A JSON body of this shape. Raises BadRequest; `param` is the path that msgspec found wrong."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        missing = _MISSING.search(message)
+        names = [part for part in (_path(path), missing.group(1) if missing else "") if part]
+        raise BadRequest(message, param=".".join(names) or None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The body is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise BadRequest("The body is nested too deeply") from error
+
+
+def _path(raw: str) -> str:
+    """msgspec's `$.messages[0].role` -> `messages[0].role`."""
+    return raw.rstrip("`").removeprefix("$").removeprefix(".").replace("[...]", "[]")

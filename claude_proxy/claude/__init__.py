@@ -1,0 +1,1 @@
+"""All that knows the Claude Code CLI, and nothing about HTTP."""

@@ -1,0 +1,172 @@
+"""One child and what it has been told: initialisation, model, parameters, the conversation it holds.
+
+In: a profile, settings, messages. Out: the CLI's messages, typed. What every conversation needs and no turn cares
+about is dealt with here: answers to our control requests, and refusals of requests that we do not serve.
+Rule: only validated messages are sent; everything is written back to back, the CLI works it off in order.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..conversation import Message
+from ..errors import ProxyError, UpstreamError
+from ..models import CliModel
+from . import protocol
+from .child import Child
+from .protocol import ControlAnswer, ControlRequest, ControlResponse, Inbound, Result
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a child must have been initialised with to serve a conversation; it cannot be changed afterwards."""
+
+    model: str
+    system: str | None = None
+
+
+NO_SETTINGS: dict[str, Any] = {
+    "env": {"CLAUDE_CODE_EXTRA_BODY": "", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": ""},
+    "effortLevel": None,
+}
+
+
+class Dialogue:
+    """A child under one owner at a time.
+
+    model: what the CLI was started with or set to. profile: None while it is blank. holds: the digest of the
+    conversation it holds, the reply included; None while it holds none. last_used: on the fleet's clock.
+    """
+
+    def __init__(self, child: Child, model: str, on_models: Callable[[Sequence[CliModel]], None]) -> None:
+        self.child = child
+        self.model = model
+        self.profile: Profile | None = None
+        self.holds: bytes | None = None
+        self.last_used = 0.0
+        self.ready = False
+        self._on_models = on_models
+        self._settings = NO_SETTINGS
+        self._numbers = itertools.count(1)
+        self._awaited: dict[str, str] = {}
+
+    def prepare(self, profile: Profile) -> None:
+        """Initialise a blank child for a profile; its answers are taken by a later `receive`. Raises ChildDied."""
+        if self.profile == profile:
+            return
+        if self.profile is not None:
+            raise ValueError("a child is initialised once")
+        self.profile = profile
+        self._send(protocol.build_initialize(self._expect("initialize"), profile.system))
+        if profile.model != self.model:
+            self._send(protocol.build_set_model(self._expect("set_model"), profile.model))
+            self.model = profile.model
+
+    def apply(self, settings: dict[str, Any]) -> None:
+        """Parameters of the next turn, in full; nothing is sent where they are in force already."""
+        if settings != self._settings:
+            self._send(protocol.build_settings(self._expect("apply_flag_settings"), settings))
+            self._settings = settings
+
+    def replay(self, message: Message, alive: Callable[[], None]) -> None:
+        """Put an earlier message into the history, in its role, without asking for an answer.
+
+        Waits for the CLI to have taken a user message: without that the order is lost
+        (`tests/data/transcripts/replayed_history.jsonl`).
+        """
+        self._send(protocol.build_message(message, query=False))
+        while message.role == "user":
+            inbound = self.receive(alive)
+            if isinstance(inbound, Result):
+                if inbound.is_error:
+                    raise UpstreamError("The Claude Code CLI did not take an earlier message of the conversation")
+                return
+
+    def ask(self, message: Message) -> None:
+        """Send the newest user message: the turn begins."""
+        self._send(protocol.build_message(message, query=True))
+
+    def receive(self, alive: Callable[[], None]) -> Inbound:
+        """The next message that is not about control; `alive` is called for every line.
+
+        Raises ChildDied at the end, ProtocolError, UpstreamError when a control request of ours was refused.
+        """
+        while True:
+            line = self.child.receive()
+            alive()
+            inbound = protocol.parse_line(line) if line is not None else None
+            log.debug("Child %d: %s", self.child.pid, type(inbound).__name__)
+            if inbound is not None and not self._handle(inbound):
+                return inbound
+
+    def look(self) -> bool:
+        """Take what an idle child has to say. False when it is dead, or says what nobody asked for: retire it then."""
+        try:
+            while self.child.has_output():
+                line = self.child.receive(0.0)
+                inbound = protocol.parse_line(line) if line is not None else None
+                if inbound is not None and not self._handle(inbound):
+                    return False
+        except ProxyError:
+            return False
+        return True
+
+    def is_quiet(self) -> bool:
+        """True for a live child that has said nothing since its last turn, and runs."""
+        return self.is_running() and not self.child.has_output()
+
+    def is_running(self) -> bool:
+        return not self.child.has_exited()
+
+    def terminate(self) -> None:
+        """Stop it at once, turn or no turn; may be called by anyone."""
+        self.child.terminate()
+
+    def _send(self, line: bytes) -> None:
+        self.child.send(line)
+
+    def _expect(self, what: str) -> str:
+        request_id = f"proxy-{next(self._numbers)}"
+        self._awaited[request_id] = what
+        return request_id
+
+    def _handle(self, inbound: Inbound) -> bool:
+        """True when the message was about control and has been dealt with."""
+        match inbound:
+            case ControlResponse(answer):
+                self._take_answer(answer)
+                return True
+            case ControlRequest(request_id, request):
+                log.warning("Child %d asked for %s, which is not served", self.child.pid, request.get("subtype"))
+                self._send(protocol.build_refusal(request_id, "not supported by this client"))
+                return True
+        return False
+
+    def _take_answer(self, answer: ControlAnswer) -> None:
+        what = self._awaited.pop(answer.request_id, None)
+        if answer.subtype != "success":
+            raise UpstreamError(
+                f"The Claude Code CLI refused {what or 'a request'}: {answer.error or 'no reason given'}"
+            )
+        if what == "initialize":
+            self.ready = True
+            self._on_models(parse_models((answer.response or {}).get("models")))
+
+
+def parse_models(raw: Any) -> tuple[CliModel, ...]:
+    """The models of an `initialize` answer; entries of another shape are left out."""
+    rows = raw if isinstance(raw, list) else []
+    return tuple(
+        CliModel(
+            row["value"],
+            row["resolvedModel"],
+            str(row.get("displayName", row["value"])),
+            str(row.get("description", "")),
+        )
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("value"), str) and isinstance(row.get("resolvedModel"), str)
+    )

@@ -1,0 +1,205 @@
+"""The children of the proxy: spares that wait, live ones that hold a conversation, leased ones that work.
+
+In: leases and what comes back. Out: children, each to one owner at a time. The keeper (`keeper.py`) starts and ends
+them; here is only who has what.
+Rules: a child leaves a list before anybody else touches it; whatever is not leased may be looked at under the lock.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import CliUnavailable, ProxyError, ShuttingDown
+from ..models import is_alias
+from .dialogue import Dialogue, Profile
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT = 30.0
+
+
+@dataclass(slots=True)
+class Order:
+    """A child that a lease cannot do without; the keeper fills in one of the two."""
+
+    model: str
+    child: Dialogue | None = None
+    error: ProxyError | None = None
+    abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many of each kind: `warm` blank spares, `live` finished conversations, `maximum` of all kinds together."""
+
+    warm: int
+    live: int
+    maximum: int
+    idle_ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    spare: int = 0
+    live: int = 0
+    leased: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.spare + self.live + self.leased
+
+
+@dataclass(slots=True)
+class Members:
+    """Who is where; every list oldest first."""
+
+    spares: list[Dialogue] = field(default_factory=list)
+    live: list[Dialogue] = field(default_factory=list)
+    leased: list[Dialogue] = field(default_factory=list)
+    retired: list[tuple[Dialogue, bool]] = field(default_factory=list)
+
+
+class Fleet:
+    """Leases and returns. `wake` is set by the keeper: called without the lock held when it has work."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+        self.limits = limits
+        self._clock = clock
+        self.changed = threading.Condition()  # guards: members, orders, last_profile, last_lease, closing
+        self.members = Members()
+        self.orders: deque[Order] = deque()
+        self.last_profile: Profile | None = None
+        self.last_lease = float("-inf")
+        self.closing = False
+        self.wake: Callable[[], None] = lambda: None
+
+    def lease(self, profile: Profile, timeout: float = START_TIMEOUT) -> Dialogue:
+        """A child that holds no conversation and fits `profile`: prepared, blank, or new.
+
+        Raises CliUnavailable when none can be started, ShuttingDown.
+        """
+        order = Order(profile.model)
+        with self.changed:
+            self._refuse_when_closing()
+            self.last_profile = profile
+            self.last_lease = self._clock()
+            child = self._take_spare(profile)
+            if child is None:
+                self.orders.append(order)
+            else:
+                self.members.leased.append(child)
+        self.wake()
+        return child or self._await(order, timeout)
+
+    def lease_holding(self, chain: Sequence[bytes]) -> tuple[Dialogue, int] | None:
+        """The live child that holds most of a conversation, and how many of its messages; None when there is none.
+
+        chain: H₀ … Hₙ of the conversation. The last message is always new, so Hₙ itself is not looked for.
+        """
+        known = {digest: count for count, digest in enumerate(chain[:-1]) if count}
+        with self.changed:
+            if self.closing:
+                return None
+            fitting = [child for child in self.members.live if child.holds in known]
+            for child in sorted(fitting, key=lambda child: known[child.holds or b""], reverse=True):
+                self.members.live.remove(child)
+                if not child.is_quiet():
+                    self._retire(child, urgent=True)
+                    continue
+                self.members.leased.append(child)
+                return child, known[child.holds or b""]
+        return None
+
+    def give_back(self, child: Dialogue) -> None:
+        """A finished turn: the child now holds what `child.holds` says, and may go on with it."""
+        with self.changed:
+            self.members.leased.remove(child)
+            child.last_used = self._clock()
+            self.members.live.append(child)
+            while len(self.members.live) > (0 if self.closing else self.limits.live):
+                self._retire(self.members.live.pop(0), urgent=False)
+            self.changed.notify_all()
+        self.wake()
+
+    def retire(self, child: Dialogue, *, urgent: bool) -> None:
+        """A leased child that must not be used again; `urgent` where a turn is still running in it."""
+        if urgent:
+            child.terminate()
+        with self.changed:
+            if child in self.members.leased:
+                self.members.leased.remove(child)
+            self._retire(child, urgent)
+            self.changed.notify_all()
+        self.wake()
+
+    def retire_idle(self) -> None:
+        """Every child that is not leased: what they know of the login, or of the CLI's version, is out of date."""
+        with self.changed:
+            idle = self.members.spares + self.members.live
+            self.members.spares.clear()
+            self.members.live.clear()
+            for child in idle:
+                self._retire(child, urgent=False)
+        self.wake()
+
+    def counts(self) -> Counts:
+        """How many there are of each kind; retired ones are not counted."""
+        with self.changed:
+            members = self.members
+            return Counts(len(members.spares), len(members.live), len(members.leased))
+
+    def close(self) -> None:
+        """No more leases; everything that is not leased goes."""
+        with self.changed:
+            self.closing = True
+            while self.orders:
+                self.orders.popleft().error = ShuttingDown("The proxy is shutting down")
+            self.changed.notify_all()
+        self.retire_idle()
+
+    def make_room(self) -> None:
+        """Below the maximum again, if an idle child can go: the least recently used first. The lock must be held."""
+        members = self.members
+        while len(members.spares) + len(members.live) + len(members.leased) >= self.limits.maximum:
+            if members.live:
+                self._retire(members.live.pop(0), urgent=False)
+            elif members.spares:
+                self._retire(members.spares.pop(0), urgent=False)
+            else:
+                return
+
+    def _retire(self, child: Dialogue, urgent: bool) -> None:
+        self.members.retired.append((child, urgent))
+
+    def _refuse_when_closing(self) -> None:
+        if self.closing:
+            raise ShuttingDown("The proxy is shutting down")
+
+    def _take_spare(self, profile: Profile) -> Dialogue | None:
+        """The prepared spare for this very profile, else a blank one that can become it; dead ones are retired."""
+        spares = self.members.spares
+        prepared = [child for child in spares if child.profile == profile]
+        blank = [child for child in spares if child.profile is None and fits(child, profile)]
+        for child in prepared + blank:
+            spares.remove(child)
+            if child.is_running():
+                return child
+            self._retire(child, urgent=True)
+        return None
+
+    def _await(self, order: Order, timeout: float) -> Dialogue:
+        with self.changed:
+            self.changed.wait_for(lambda: order.child or order.error, timeout)
+            if order.child is not None:
+                return order.child
+            order.abandoned = True
+            if order in self.orders:
+                self.orders.remove(order)
+            raise order.error or CliUnavailable(f"The Claude Code CLI did not start within {timeout:g} s")
+
+
+def fits(child: Dialogue, profile: Profile) -> bool:
+    """True where a blank child can take on a profile: its model is the same, or can be set at no cost."""
+    return child.model == profile.model or is_alias(profile.model)

@@ -1,0 +1,279 @@
+"""The thread that starts every child and ends every retired one.
+
+In: the fleet's orders, gaps and retirements. Out: running children, reaped ones.
+It must start them all: the parent-death signal of Linux follows the *thread* that forked, so that this thread lives
+until the last child is gone, and no error may end it.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import ProxyError
+from ..models import CliModel
+from . import processes
+from .dialogue import Dialogue, Profile
+from .fleet import Fleet, Order
+from .launcher import Launcher
+
+log = logging.getLogger(__name__)
+
+GRACE = 3.5
+TICK = 0.5
+# A spare that boots beside a turn that has just begun would slow its first word.
+TOP_UP_DELAY = 0.3
+MEMORY_FLOOR = 1 << 30
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+
+
+@dataclass(slots=True)
+class Retirement:
+    """A child on its way out: what comes next, and when."""
+
+    dialogue: Dialogue
+    steps: list[tuple[float, Callable[[], None]]]
+
+
+class Keeper:
+    """Starts, prepares, looks after and ends the children of a fleet."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        launcher: Launcher,
+        default: Profile,
+        clock: Callable[[], float],
+        on_models: Callable[[Sequence[CliModel]], None],
+    ) -> None:
+        self._fleet = fleet
+        self._launcher = launcher
+        self._default = default
+        self._clock = clock
+        self._on_models = on_models
+        self._retiring: list[Retirement] = []
+        self._stopping = threading.Event()
+        self._start_after = float("-inf")
+        self._backoff = FIRST_BACKOFF
+        self._waker = _Waker()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        fleet.wake = self._waker.wake
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End every child that is left, then the thread; what is still there after `timeout` seconds is killed."""
+        self._fleet.close()
+        self._stopping.set()
+        self._waker.wake()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        for retirement in list(self._retiring):
+            retirement.dialogue.child.kill()
+        if self._thread.ident is not None:
+            self._thread.join(GRACE)
+        self._waker.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if self._stopping.is_set() and self._all_gone():
+                    return
+                self._work()
+            except Exception:  # this thread must outlive its children: the kernel ends them when it ends
+                log.exception("The keeper failed; it goes on")
+                self._stopping.wait(TICK)
+
+    def _work(self) -> None:
+        self._serve_orders()
+        self._expire()
+        self._fill_gaps()
+        self._take_retired()
+        self._end_retired()
+        self._waker.wait(self._descriptors(), self._pause())
+        self._look_after_idle()
+
+    def _serve_orders(self) -> None:
+        fleet = self._fleet
+        while True:
+            with fleet.changed:
+                if not fleet.orders:
+                    return
+                order = fleet.orders.popleft()
+                fleet.make_room()
+            self._serve(order)
+
+    def _serve(self, order: Order) -> None:
+        fleet = self._fleet
+        try:
+            dialogue = self._start_child(order.model)
+        except ProxyError as error:
+            with fleet.changed:
+                order.error = error
+                fleet.changed.notify_all()
+            return
+        with fleet.changed:
+            if order.abandoned or fleet.closing:
+                fleet.members.retired.append((dialogue, False))
+            else:
+                fleet.members.leased.append(dialogue)
+                order.child = dialogue
+            fleet.changed.notify_all()
+
+    def _fill_gaps(self) -> None:
+        """One spare at a time, not right after a lease, not while starts fail, not without memory."""
+        profile, wanted = self._gap()
+        if not wanted or self._clock() < self._start_after:
+            return
+        try:
+            dialogue = self._start_child(profile.model if profile else self._default.model)
+            if profile is not None:
+                dialogue.prepare(profile)
+        except ProxyError as error:
+            self._put_off(str(error))
+            return
+        with self._fleet.changed:
+            if self._fleet.closing:
+                self._fleet.members.retired.append((dialogue, False))
+            else:
+                self._fleet.members.spares.append(dialogue)
+
+    def _gap(self) -> tuple[Profile | None, bool]:
+        """The spare that is missing: (None, True) is a blank one, (profile, True) a prepared one."""
+        fleet = self._fleet
+        with fleet.changed:
+            warm = fleet.limits.warm
+            if warm == 0 or fleet.closing or self._clock() < fleet.last_lease + TOP_UP_DELAY:
+                return None, False
+            if len(fleet.members.leased) + len(fleet.members.live) + len(fleet.members.spares) >= fleet.limits.maximum:
+                return None, False
+            wanted = fleet.last_profile or self._default
+            blank = sum(child.profile is None for child in fleet.members.spares)
+            prepared = [child for child in fleet.members.spares if child.profile is not None]
+            stale = [child for child in prepared if child.profile != wanted]
+            for child in stale:
+                fleet.members.spares.remove(child)
+                fleet.members.retired.append((child, False))
+        if _memory_is_short():
+            return None, False
+        if blank < warm:
+            return None, True
+        return wanted, len(prepared) == len(stale)
+
+    def _start_child(self, model: str) -> Dialogue:
+        return Dialogue(self._launcher.start(model), model, self._on_models)
+
+    def _put_off(self, reason: str) -> None:
+        log.warning("No spare could be started (%s); next try in %g s", reason, self._backoff)
+        self._start_after = self._clock() + self._backoff
+        self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+
+    def _expire(self) -> None:
+        """Live children that nobody came back to, and, when memory is short, the least recently used of them."""
+        fleet = self._fleet
+        oldest = self._clock() - fleet.limits.idle_ttl
+        short = bool(fleet.members.live) and _memory_is_short()
+        with fleet.changed:
+            expired = [child for child in fleet.members.live if child.last_used <= oldest]
+            if short and not expired:
+                expired = fleet.members.live[:1]
+            for child in expired:
+                fleet.members.live.remove(child)
+                fleet.members.retired.append((child, False))
+
+    def _look_after_idle(self) -> None:
+        """A spare that ended is replaced, a live child that speaks unasked is retired."""
+        fleet = self._fleet
+        with fleet.changed:
+            for group in (fleet.members.spares, fleet.members.live):
+                for child in [child for child in group if not child.look()]:
+                    group.remove(child)
+                    fleet.members.retired.append((child, True))
+                    if group is fleet.members.spares:
+                        self._put_off(child.child.stderr_tail() or "it ended by itself")
+                    else:
+                        log.warning("Live child %d ended or spoke unasked while idle", child.child.pid)
+            if any(child.ready for child in fleet.members.spares):
+                self._backoff = FIRST_BACKOFF
+
+    def _take_retired(self) -> None:
+        with self._fleet.changed:
+            fresh, self._fleet.members.retired = self._fleet.members.retired, []
+        now = self._clock()
+        for dialogue, urgent in fresh:
+            child = dialogue.child
+            child.end_input()
+            steps: list[tuple[float, Callable[[], None]]] = [
+                (now if urgent else now + GRACE, child.terminate),
+                (now + GRACE * (1 if urgent else 2), child.kill),
+            ]
+            self._retiring.append(Retirement(dialogue, steps))
+
+    def _end_retired(self) -> None:
+        now = self._clock()
+        for retirement in list(self._retiring):
+            child = retirement.dialogue.child
+            if child.has_exited():
+                child.reap()
+                self._retiring.remove(retirement)
+                continue
+            while retirement.steps and retirement.steps[0][0] <= now:
+                retirement.steps.pop(0)[1]()
+
+    def _all_gone(self) -> bool:
+        fleet = self._fleet
+        with fleet.changed:
+            return not (self._retiring or fleet.members.retired or fleet.members.leased)
+
+    def _descriptors(self) -> list[int]:
+        """stdout of every child that should be silent; a retired one's ends with it."""
+        with self._fleet.changed:
+            members = self._fleet.members
+            idle = [child.child.fileno() for child in members.spares + members.live]
+        return idle
+
+    def _pause(self) -> float:
+        """Seconds until something must be done without being asked."""
+        if self._retiring:
+            return 0.05
+        return TICK
+
+
+class _Waker:
+    """Waits on descriptors and on a call from another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards: _write, against a wake after close
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def wake(self) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if self._write >= 0:
+                os.write(self._write, b"!")
+
+    def wait(self, descriptors: list[int], timeout: float) -> None:
+        """Return once a descriptor can be read, `wake` is called, or `timeout` seconds have passed."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(timeout * 1000)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def close(self) -> None:
+        with self._lock:
+            os.close(self._read)
+            os.close(self._write)
+            self._read = self._write = -1
+
+
+def _memory_is_short() -> bool:
+    available = processes.available_memory()
+    return available is not None and available < MEMORY_FLOOR

@@ -1,0 +1,187 @@
+"""How a child is started: its flags, its environment built explicitly, its folders.
+
+In: the settings and a model. Out: a `Child`. The folders: one for the whole run under the system's temporary folder,
+with the pids of the children in it, so that the next start can clear up after a proxy that was killed; in it one folder
+for each child (TMPDIR, XDG_RUNTIME_DIR). The working folder of chat children is one fixed, empty folder: the CLI names
+it to the model, and a name that changed with every child would spoil the API's prompt cache.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import CliUnavailable
+from . import locate, processes
+from .child import Child
+from .locate import Installation, Login
+
+log = logging.getLogger(__name__)
+
+RUN_PREFIX = "claude-proxy-"
+
+# Nothing of the user's settings, memory, skills or MCP servers, no built-in tools, nothing written down.
+CHAT_FLAGS = (
+    *("-p", "--input-format", "stream-json", "--output-format", "stream-json"),
+    *("--verbose", "--include-partial-messages", "--thinking-display", "summarized"),
+    *("--tools", "", "--setting-sources", "", "--strict-mcp-config", "--disable-slash-commands"),
+    *("--no-session-persistence", "--settings", '{"crossSessionInbound":"refuse"}'),
+)
+
+# A session of Claude Code that we were started from; our own settings; what would change every request.
+REMOVED_VARIABLES = frozenset(
+    (
+        *("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_SSE_PORT"),
+        *("PROXY_API_KEY", "CLAUDE_MODEL", "HOST", "PORT", "DEBUG"),
+        *("TELEGRAM_BOT_TOKEN", "TELEGRAM_NOTIFY_ID"),
+        *("CLAUDE_CODE_EXTRA_BODY", "CLAUDE_CODE_MAX_OUTPUT_TOKENS", "MAX_THINKING_TOKENS"),
+        *("MCP_TOOL_TIMEOUT", "CLAUDE_CODE_SDK_MCP_TOOL_IDLE_TIMEOUT"),
+    )
+)
+KEY_VARIABLES = frozenset(("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"))
+
+# DISABLE_AUTO_COMPACT: the history is the client's. MAX_RETRIES: the CLI would otherwise try for minutes.
+ADDED_VARIABLES = {
+    "DISABLE_AUTO_COMPACT": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "CLAUDE_CODE_MAX_RETRIES": "2",
+}
+
+
+def build_environment(environ: Mapping[str, str], *, use_api_key: bool) -> dict[str, str]:
+    """The environment of every child, less its own folders.
+
+    A stray API key must not turn the use of a subscription into billed use, so keys are left out unless asked for.
+    """
+    removed = REMOVED_VARIABLES if use_api_key else REMOVED_VARIABLES | KEY_VARIABLES
+    kept = {
+        name: value for name, value in environ.items() if name not in removed and not name.startswith("CLAUDE_PROXY_")
+    }
+    return {**kept, **ADDED_VARIABLES}
+
+
+class Launcher:
+    """Starts children; looks for the CLI anew as long as it has none, so that installing it needs no restart."""
+
+    def __init__(self, claude: str, environ: Mapping[str, str], working_folder: Path, demo_url: str = "") -> None:
+        """`environ` as `build_environment` made it; `working_folder` is made when it is missing.
+
+        demo_url: a Messages API on loopback that takes any key; children then get a home folder of this run's own.
+        """
+        self._claude = claude
+        self._environ = dict(environ)
+        self._working_folder = working_folder
+        self._demo_url = demo_url
+        self._lock = threading.Lock()  # guards: _installation, _started, _run_folder
+        self._installation: Installation | None = None
+        self._run_folder: Path | None = None
+        self._started = 0
+
+    def installation(self) -> Installation:
+        """The CLI in use. Raises CliUnavailable."""
+        with self._lock:
+            known = self._installation
+        if known is not None and known.path.exists():
+            return known
+        found = locate.find(self._claude, self._environ)
+        with self._lock:
+            self._installation = found
+        return found
+
+    def known(self) -> Installation | None:
+        """The CLI in use, without looking for it."""
+        with self._lock:
+            return self._installation
+
+    def login(self) -> Login:
+        """Whether the CLI is logged in; takes about half a second. Raises CliUnavailable."""
+        return locate.read_login(self.installation().path, {**self._environ, **self._demo_variables()})
+
+    def start(self, model: str) -> Child:
+        """A new chat child whose model is `model`. Raises CliUnavailable."""
+        argv = [str(self.installation().path), *CHAT_FLAGS, "--model", model]
+        folder = self._next_folder()
+        own = {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder), **self._demo_variables()}
+        try:
+            self._working_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            child = Child(argv, {**self._environ, **own}, self._working_folder, folder)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise CliUnavailable(f"The Claude Code CLI could not be started: {error.strerror}") from error
+        self._record(child)
+        return child
+
+    def close(self) -> None:
+        """Remove the folder of this run; every child must have been reaped."""
+        with self._lock:
+            folder, self._run_folder = self._run_folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _demo_variables(self) -> dict[str, str]:
+        if not self._demo_url:
+            return {}
+        home = self._folder_of_run() / "home"
+        home.mkdir(mode=0o700, exist_ok=True)
+        return {
+            "HOME": str(home),
+            "CLAUDE_CONFIG_DIR": str(home / ".claude"),
+            "ANTHROPIC_BASE_URL": self._demo_url,
+            "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-demo",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def _next_folder(self) -> Path:
+        run_folder = self._folder_of_run()
+        with self._lock:
+            self._started += 1
+            return run_folder / str(self._started)
+
+    def _folder_of_run(self) -> Path:
+        with self._lock:
+            if self._run_folder is None:
+                self._run_folder = Path(tempfile.mkdtemp(prefix=f"{RUN_PREFIX}{os.getpid()}-"))
+            return self._run_folder
+
+    def _record(self, child: Child) -> None:
+        """Write down who must be ended if we are killed; a full disk costs that, not the child."""
+        with contextlib.suppress(OSError), open(child.folder.parent / "pids", "a", encoding="ascii") as record:
+            record.write(f"{child.pid} {processes.started_at(child.pid)}\n")
+
+
+def clear_leftovers(parent: Path | None = None) -> int:
+    """End the children and remove the folders of proxies that were killed; returns how many processes were ended."""
+    ended = 0
+    for folder in Path(parent or tempfile.gettempdir()).glob(f"{RUN_PREFIX}*-*"):
+        owner = folder.name.removeprefix(RUN_PREFIX).split("-", 1)[0]
+        if not owner.isdigit() or not _is_ours(folder) or processes.started_at(int(owner)) is not None:
+            continue
+        ended += _end_recorded(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    if ended:
+        log.warning("Ended %d processes that an earlier proxy had left behind", ended)
+    return ended
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return folder.stat().st_uid == os.getuid()
+    except (OSError, AttributeError):
+        return False
+
+
+def _end_recorded(folder: Path) -> int:
+    ended = 0
+    with contextlib.suppress(OSError):
+        for line in (folder / "pids").read_text(encoding="ascii").splitlines():
+            pid, _, birth = line.partition(" ")
+            if pid.isdigit() and birth and processes.started_at(int(pid)) == birth:
+                noted = processes.note(processes.descendants(int(pid)))
+                processes.kill_family(int(pid), noted)
+                ended += 1
+    return ended

@@ -1,0 +1,258 @@
+"""PURE: the CLI's JSON lines, typed. Bytes in, frozen structs out, and the other way round.
+
+In: lines of stdout (`parse_line`), pieces of stdout (`LineBuffer`). Out: lines for stdin (`build_…`).
+Rule: a line of an unknown type is `None` (new ones appear with almost every release); a line that is no JSON object,
+or a known type of another shape, is a `ProtocolError`. Shapes as recorded in `tests/data/transcripts`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from ..conversation import Message
+from ..errors import UpstreamError
+
+MAX_LINE_BYTES = 256 * 1024 * 1024
+
+
+class ProtocolError(UpstreamError):
+    """The child wrote something that is not the protocol."""
+
+
+class _Head(msgspec.Struct):
+    type: str
+    subtype: str | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of one model call; absent ones are None in a `message_delta`."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens_details: dict[str, Any] | None = None
+
+
+class StreamMessage(msgspec.Struct, frozen=True):
+    id: str
+    model: str
+    usage: Usage = Usage()
+
+
+class StreamBlock(msgspec.Struct, frozen=True):
+    type: str
+    text: str = ""
+    thinking: str = ""
+    id: str = ""
+    name: str = ""
+
+
+class StreamDelta(msgspec.Struct, frozen=True):
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+    stop_details: dict[str, Any] | None = None
+
+
+class ApiEvent(msgspec.Struct, frozen=True):
+    """One raw Messages API stream event, of any type."""
+
+    type: str
+    index: int = 0
+    message: StreamMessage | None = None
+    content_block: StreamBlock | None = None
+    delta: StreamDelta = StreamDelta()
+    usage: Usage | None = None
+
+
+class StreamEvent(msgspec.Struct, frozen=True):
+    """`parent_tool_use_id` is set for what a sub-agent says."""
+
+    event: ApiEvent
+    parent_tool_use_id: str | None = None
+
+
+class ControlAnswer(msgspec.Struct, frozen=True):
+    request_id: str
+    subtype: str
+    response: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class ControlResponse(msgspec.Struct, frozen=True):
+    """The answer to a control request of ours."""
+
+    response: ControlAnswer
+
+
+class ControlRequest(msgspec.Struct, frozen=True):
+    """The CLI asks; every one must be answered, or the turn stalls."""
+
+    request_id: str
+    request: dict[str, Any]
+
+
+class Init(msgspec.Struct, frozen=True):
+    """`system/init`: what is really offered to the model in this turn."""
+
+    session_id: str = ""
+    model: str = ""
+    tools: tuple[str, ...] = ()
+
+
+class ApiRetry(msgspec.Struct, frozen=True):
+    """`system/api_retry`: the upstream call failed with `error_status` and will be made again."""
+
+    error_status: int | None = None
+    error: str | None = None
+    attempt: int = 0
+    max_retries: int = 0
+    retry_delay_ms: float = 0.0
+
+
+class RateLimitInfo(msgspec.Struct, frozen=True):
+    """`status` is allowed, allowed_warning or rejected; `resets_at` in Unix seconds; `utilization` 0 to 1."""
+
+    status: str = "allowed"
+    resets_at: float | None = msgspec.field(name="resetsAt", default=None)
+    rate_limit_type: str | None = msgspec.field(name="rateLimitType", default=None)
+    utilization: float | None = None
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """`rate_limit_event`: the state of the plan's window."""
+
+    rate_limit_info: RateLimitInfo
+
+
+class FinishedMessage(msgspec.Struct, frozen=True):
+    model: str = ""
+
+
+class Assistant(msgspec.Struct, frozen=True):
+    """A finished block; of interest here only where it is a notice of the CLI (`error`, model `<synthetic>`)."""
+
+    message: FinishedMessage = FinishedMessage()
+    parent_tool_use_id: str | None = None
+    error: str | None = None
+    api_error_status: int | None = None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The end of a turn. `is_error` with `api_error_status` is a failure although `subtype` says success."""
+
+    is_error: bool = False
+    subtype: str = ""
+    api_error_status: int | None = None
+    terminal_reason: str | None = None
+    stop_reason: str | None = None
+    num_turns: int = 0
+    result: str | None = None
+    usage: Usage = Usage()
+    session_id: str = ""
+
+
+Inbound = StreamEvent | ControlResponse | ControlRequest | Init | ApiRetry | RateLimit | Assistant | Result
+
+_head = msgspec.json.Decoder(_Head)
+_DECODERS: dict[tuple[str, str | None], msgspec.json.Decoder[Inbound]] = {
+    (kind, subtype): msgspec.json.Decoder(shape)
+    for kind, subtype, shape in (
+        ("stream_event", None, StreamEvent),
+        ("control_response", None, ControlResponse),
+        ("control_request", None, ControlRequest),
+        ("system", "init", Init),
+        ("system", "api_retry", ApiRetry),
+        ("rate_limit_event", None, RateLimit),
+        ("assistant", None, Assistant),
+        ("result", None, Result),
+    )
+}
+
+
+def parse_line(line: bytes) -> Inbound | None:
+    """One line of the child's stdout; None for a type that is not known here. Raises ProtocolError."""
+    try:
+        head = _head.decode(line)
+        decoder = _DECODERS.get((head.type, head.subtype if head.type == "system" else None))
+        return decoder.decode(line) if decoder is not None else None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ProtocolError("The CLI wrote a line that is not its protocol") from error
+
+
+class LineBuffer:
+    """Cuts pieces of a stream into lines, whatever the pieces are; blank lines are dropped."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The lines that this piece completes, without their ends. Raises ProtocolError for an endless line."""
+        lines: list[bytes] = []
+        *whole, rest = piece.split(b"\n")
+        for part in whole:
+            line = b"".join((*self._pieces, part)) if self._pieces else part
+            self._pieces.clear()
+            self._size = 0
+            if line.strip():
+                lines.append(line)
+        if rest:
+            self._pieces.append(rest)
+            self._size += len(rest)
+            if self._size > MAX_LINE_BYTES:
+                raise ProtocolError(f"The CLI wrote a line of more than {MAX_LINE_BYTES} bytes")
+        return lines
+
+
+def build_initialize(request_id: str, system: str | None) -> bytes:
+    """Once per process: the system prompt replaces the CLI's own; an empty list means none at all."""
+    return build_control(request_id, {"subtype": "initialize", "systemPrompt": [] if system is None else [system]})
+
+
+def build_set_model(request_id: str, model: str) -> bytes:
+    """Only for aliases, and only before the first turn: see `models.is_alias`."""
+    return build_control(request_id, {"subtype": "set_model", "model": model})
+
+
+def build_settings(request_id: str, settings: dict[str, Any]) -> bytes:
+    """Parameters of the next turn: `env` and `effortLevel`."""
+    return build_control(request_id, {"subtype": "apply_flag_settings", "settings": settings})
+
+
+def build_control(request_id: str, request: dict[str, Any]) -> bytes:
+    """Any control request, as a line."""
+    return _line({"type": "control_request", "request_id": request_id, "request": request})
+
+
+def build_refusal(request_id: str, reason: str) -> bytes:
+    """The answer to a control request that is not served here."""
+    answer = {"subtype": "error", "request_id": request_id, "error": reason}
+    return _line({"type": "control_response", "response": answer})
+
+
+def build_message(message: Message, *, query: bool) -> bytes:
+    """A message of the conversation; `query` asks for an answer to it and belongs to the last one, the user's.
+
+    `client_composed` keeps `/command` and `@path` what they are: text.
+    """
+    content = msgspec.to_builtins(message.content)
+    line: dict[str, Any] = {
+        "type": message.role,
+        "message": {"role": message.role, "content": content},
+        "parent_tool_use_id": None,
+    }
+    if message.role == "user":
+        line["client_composed"] = True
+        if not query:
+            line["shouldQuery"] = False
+    return _line(line)
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(value) + b"\n"

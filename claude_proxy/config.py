@@ -1,0 +1,314 @@
+"""Every setting: flags, then `CLAUDE_PROXY_*` variables, then the file, then defaults. Nobody else reads os.environ.
+
+In: argv, the environment, `~/.config/claude-proxy/config.toml`. Out: one frozen `Config`.
+A value that does not fit, an unknown flag, an unknown `CLAUDE_PROXY_*` name or an unknown key in the file is a
+`ConfigError` of one line. Durations are seconds, as floats.
+"""
+
+import argparse
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+
+PREFIX = "CLAUDE_PROXY_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# Names that other proxies of this kind use: variable -> (setting, parser of its text).
+FAMILY_VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
+    "PORT": ("port", str),
+    "HOST": ("host", str),
+    "CLAUDE_MODEL": ("model", str),
+    "PROXY_API_KEY": ("api_key", str),
+    "CLAUDE_PROXY_TIMEOUT_MS": ("request_timeout", lambda text: str(float(text) / 1000)),
+    "DEBUG": ("log_requests", lambda text: "off" if text.lower() in ("0", "false", "no", "off") else "on"),
+}
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the message is one line and names it."""
+
+
+def setting(default: Any, help_text: str, *, short: str = "", choices: Sequence[str] = (), metavar: str = "") -> Any:
+    """A field of `Config` together with what the command line and the README say of it."""
+    metadata = {"help": help_text, "short": short, "choices": tuple(choices), "metavar": metavar}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. `environ` is the environment as found at start: the children's is built from it."""
+
+    host: str = setting("127.0.0.1", "address to bind to", short="-H", metavar="ADDRESS")
+    port: int = setting(3456, "port to bind to; 0 takes a free one", short="-p")
+    api_key: str = setting("", "key that clients must send; required unless bound to loopback", metavar="KEY")
+    claude: str = setting("", "the Claude Code CLI; found by itself when not given", metavar="PATH")
+    model: str = setting("sonnet", "model for requests whose own is unknown", short="-m")
+    unknown_model: str = setting("substitute", "what an unknown model name gets", choices=("substitute", "error"))
+    max_concurrent: int = setting(5, "turns that run at once")
+    max_queue: int = setting(10, "turns that may wait; beyond that 429")
+    warm: int = setting(1, "children started ahead of need")
+    max_children: int = setting(24, "children of every kind together")
+    inactivity_timeout: float = setting(600.0, "a child silent for so long is killed", metavar="SECONDS")
+    request_timeout: float = setting(1800.0, "limit for one request, queue included; 0 = none", metavar="SECONDS")
+    heartbeat_interval: float = setting(15.0, "signs of life on a quiet stream", metavar="SECONDS")
+    client_timeout: float = setting(60.0, "a client that reads nothing for so long loses its turn", metavar="SECONDS")
+    shutdown_timeout: float = setting(30.0, "time for running turns to end at shutdown", metavar="SECONDS")
+    use_api_key: bool = setting(False, "let the CLI see ANTHROPIC_API_KEY (use is then billed per token)")
+    demo: bool = setting(False, "the real CLI against an echoing API inside the proxy: no login, no network")
+    allowed_host: tuple[str, ...] = setting((), "a Host to answer besides loopback; repeatable", metavar="NAME")
+    cors_origin: tuple[str, ...] = setting((), "a web origin that may call; repeatable", metavar="ORIGIN")
+    max_body_bytes: int = setting(32 * 1024 * 1024, "largest request body")
+    state_dir: str = setting("", "where the proxy keeps its state", metavar="FOLDER")
+    strict: bool = setting(False, "answer 400 where a parameter cannot be honoured, instead of naming it")
+    log_requests: bool = setting(False, "a line for each request at its start too, without bodies")
+    debug: bool = setting(False, "log bodies and what the children say: holds prompts and answers", short="-d")
+    log_level: str = setting("info", "least severe lines to log", choices=LOG_LEVELS)
+    log_json: bool = setting(False, "log lines as JSON objects")
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def state_folder(self) -> Path:
+        """`--state-dir`, else `$XDG_STATE_HOME/claude-proxy`, else `~/.local/state/claude-proxy`."""
+        if self.state_dir:
+            return Path(self.state_dir).expanduser().absolute()
+        base = self.environ.get("XDG_STATE_HOME") or str(home(self.environ) / ".local" / "state")
+        return Path(base) / "claude-proxy"
+
+
+SETTINGS: tuple[Field[Any], ...] = tuple(item for item in fields(Config) if item.metadata)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """The settings in force. Raises ConfigError; `--help` and `--version` print and raise SystemExit."""
+    flags = vars(build_parser().parse_args(argv))
+    values: dict[str, Any] = {}
+    for source in (_from_file(environ), _from_environ(environ), _given(flags)):
+        values.update(source)
+    config = Config(**values, environ=dict(environ))
+    _check(config)
+    return config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, made from the fields of `Config`."""
+    parser = _Parser(
+        prog="claude-proxy",
+        description="Your own Claude Code CLI behind OpenAI- and Anthropic-compatible clients on this machine.",
+        allow_abbrev=False,
+        formatter_class=argparse.HelpFormatter,
+    )
+    parser.add_argument("-v", "--version", action="version", version=f"claude-proxy {__version__}")
+    for item in SETTINGS:
+        _add_flag(parser, item)
+    return parser
+
+
+def flag_name(item: Field[Any]) -> str:
+    """`max_queue` -> `--max-queue`."""
+    return "--" + item.name.replace("_", "-")
+
+
+def variable_name(item: Field[Any]) -> str:
+    """`max_queue` -> `CLAUDE_PROXY_MAX_QUEUE`."""
+    return PREFIX + item.name.upper()
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """The user's home folder, as the environment says, else as the password database does."""
+    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and for addresses in 127.0.0.0/8 and ::1."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _add_flag(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
+    names = [name for name in (item.metadata["short"], flag_name(item)) if name]
+    shown = item.metadata["help"]
+    if item.default not in (False, "", ()):
+        shown += f" (default {item.default:g})" if isinstance(item.default, float) else f" (default {item.default})"
+    options: dict[str, Any] = {"dest": item.name, "default": None, "help": shown}
+    if isinstance(item.default, bool):
+        options["action"] = "store_true"
+    elif isinstance(item.default, tuple):
+        options.update(action="append", metavar=item.metadata["metavar"] or None)
+    else:
+        options["metavar"] = item.metadata["metavar"] or type(item.default).__name__[:3].upper()
+    parser.add_argument(*names, **options)
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    by_name = {item.name: item for item in SETTINGS}
+    return {
+        name: _convert(by_name[name], value, flag_name(by_name[name]))
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    by_name = {item.name: item for item in SETTINGS}
+    by_variable = {variable_name(item): item for item in SETTINGS}
+    unknown = [
+        name for name in environ if name.startswith(PREFIX) and name not in by_variable and name not in FAMILY_VARIABLES
+    ]
+    if unknown:
+        raise ConfigError(f"unknown variable {sorted(unknown)[0]}")
+    values: dict[str, Any] = {}
+    for name, (target, parse) in FAMILY_VARIABLES.items():
+        text = environ.get(name, "")
+        if text and not (name == "HOST" and not _is_address(text)):
+            values[target] = _convert(by_name[target], _parse_family(name, parse, text), name)
+    for name, item in by_variable.items():
+        if name in environ:
+            values[item.name] = _convert(item, environ[name], name)
+    return values
+
+
+def _parse_family(name: str, parse: Callable[[str], str], text: str) -> str:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {text!r} is not a number") from error
+
+
+def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
+    path = file_path(environ)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    by_key = {item.name: item for item in SETTINGS}
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        item = by_key.get(key.replace("-", "_"))
+        if item is None:
+            raise ConfigError(f"{path}: unknown setting {key}")
+        values[item.name] = _convert(item, value, f"{path}: {key}")
+    return values
+
+
+def file_path(environ: Mapping[str, str]) -> Path:
+    """Where the settings file lies, whether it is there or not."""
+    base = environ.get("XDG_CONFIG_HOME") or str(home(environ) / ".config")
+    return Path(base) / "claude-proxy" / "config.toml"
+
+
+def _convert(item: Field[Any], value: Any, name: str) -> Any:
+    try:
+        converted = _CONVERTERS[type(item.default)](value)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{name}: {value!r} is not a {type(item.default).__name__}") from error
+    choices = item.metadata["choices"]
+    if choices and converted not in choices:
+        raise ConfigError(f"{name}: {converted!r} is none of {', '.join(choices)}")
+    if isinstance(converted, (int, float)) and converted < 0:
+        raise ConfigError(f"{name}: {value!r} is negative")
+    return converted
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    if str(value).lower() not in words:
+        raise ValueError(value)
+    return words[str(value).lower()]
+
+
+def _to_tuple(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(str(part).strip() for part in parts if str(part).strip())
+
+
+def _to_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _to_int(value: Any) -> int:
+    if isinstance(value, (bool, float)):
+        raise ValueError(value)
+    return int(value)
+
+
+def _to_float(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(value)
+    return number
+
+
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+    str: _to_text,
+    tuple: _to_tuple,
+}
+
+
+def _is_address(text: str) -> bool:
+    """Some shells export the machine's name as HOST; only an address or `localhost` is meant for us."""
+    if text.lower() == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _check(config: Config) -> None:
+    rules = (
+        (config.port <= 65535, f"--port: {config.port} is no port"),
+        (config.max_concurrent >= 1, "--max-concurrent: at least one turn must be able to run"),
+        (config.max_children > config.max_concurrent, "--max-children must be greater than --max-concurrent"),
+        (config.max_body_bytes >= 1024, "--max-body-bytes: less than 1024 leaves no room for a request"),
+        (config.heartbeat_interval > 0, "--heartbeat-interval must be greater than 0"),
+        (config.inactivity_timeout > 0, "--inactivity-timeout must be greater than 0"),
+        (config.client_timeout > 0, "--client-timeout must be greater than 0"),
+        (bool(config.model.strip()), "--model is empty"),
+        ("*" not in config.cors_origin or bool(config.api_key), "--cors-origin '*' needs --api-key"),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(message)
+    if not config.api_key and not is_loopback(config.host):
+        raise ConfigError(f"--host {config.host} is reachable from elsewhere: set --api-key too")
+    if not config.api_key and config.allowed_host:
+        raise ConfigError(f"--allowed-host {config.allowed_host[0]} exposes the proxy: set --api-key too")
+
+
+def from_environment(argv: Sequence[str]) -> Config:
+    """`load` with this process's own environment."""
+    return load(argv, os.environ)

@@ -1,0 +1,186 @@
+"""The canonical request, in the Messages API's own words: what every dialect is parsed into.
+
+A `Conversation` is a model name, a system prompt, messages of content blocks, tools and options. `digests` gives the
+chain by which a conversation is recognised: identity is content, never a count and never the first message.
+Rule: everything here is immutable and holds only what was validated; the CLI hangs or ends on malformed content.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+import msgspec
+
+Role = Literal["user", "assistant"]
+
+
+class Block(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """One content block; `msgspec.to_builtins` gives its Messages API JSON."""
+
+
+class Text(Block, frozen=True, tag="text"):
+    text: str
+
+
+class Base64Source(msgspec.Struct, frozen=True, tag_field="type", tag="base64"):
+    media_type: str
+    data: str
+
+
+class UrlSource(msgspec.Struct, frozen=True, tag_field="type", tag="url"):
+    url: str
+
+
+class TextSource(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    data: str
+    media_type: str = "text/plain"
+
+
+class Image(Block, frozen=True, tag="image"):
+    source: Base64Source | UrlSource
+
+
+class Document(Block, frozen=True, tag="document"):
+    source: Base64Source | UrlSource | TextSource
+    title: str | None = None
+
+
+class Thinking(Block, frozen=True, tag="thinking"):
+    thinking: str
+    signature: str = ""
+
+
+class ToolUse(Block, frozen=True, tag="tool_use"):
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResult(Block, frozen=True, tag="tool_result"):
+    tool_use_id: str
+    content: tuple[Text | Image | Document, ...] = ()
+    is_error: bool = False
+
+
+AnswerBlock = Text | Thinking | ToolUse
+ContentBlock = Text | Image | Document | Thinking | ToolUse | ToolResult
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of one side; `content` is never empty."""
+
+    role: Role
+    content: tuple[ContentBlock, ...]
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function of the client's: `input_schema` is a JSON schema of type object."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Parameters of one turn; None means that the client did not say.
+
+    max_tokens: tokens, thinking included. stop_sequences: non-empty strings. temperature, top_p: as the client sent
+    them, in its own range. effort: OpenAI's word for it.
+    """
+
+    max_tokens: int | None = None
+    stop_sequences: tuple[str, ...] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    effort: Effort | None = None
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """A whole request. `messages` starts with any role and ends with the user; `system` is None where none was sent."""
+
+    model: str
+    messages: tuple[Message, ...]
+    system: str | None = None
+    tools: tuple[Tool, ...] = ()
+    options: Options = Options()
+
+
+def user(text: str) -> Message:
+    """A user message of one text block."""
+    return Message("user", (Text(text),))
+
+
+def assistant(text: str) -> Message:
+    """An assistant message of one text block."""
+    return Message("assistant", (Text(text),))
+
+
+def parse_tool_input(partial_json: str) -> dict[str, Any]:
+    """The arguments a model wrote, as an object; `{}` for what is no JSON object (the CLI answers such a call)."""
+    try:
+        value = json.loads(partial_json or "{}")
+    except ValueError:
+        return {}
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
+def digest(*parts: bytes) -> bytes:
+    """16 bytes that name these parts in this order; lengths are hashed too, so that parts cannot run together."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "big"))
+        hasher.update(part)
+    return hasher.digest()
+
+
+def digest_profile(partition: str, mode: str, conversation: Conversation) -> bytes:
+    """H₀: everything but the messages that a child must have been started with to serve this conversation."""
+    tools = msgspec.json.encode(conversation.tools, order="sorted")
+    system = b"\x00" if conversation.system is None else b"\x01" + conversation.system.encode()
+    return digest(partition.encode(), mode.encode(), conversation.model.encode(), system, tools)
+
+
+def digest_message(previous: bytes, message: Message) -> bytes:
+    """Hᵢ from Hᵢ₋₁: stable against what clients change without meaning it (see `canonical`)."""
+    return digest(previous, message.role.encode(), canonical(message))
+
+
+def digest_chain(start: bytes, messages: Iterable[Message]) -> tuple[bytes, ...]:
+    """H₀ … Hₙ, oldest first: one more than there are messages."""
+    chain = [start]
+    for message in messages:
+        chain.append(digest_message(chain[-1], message))
+    return tuple(chain)
+
+
+def canonical(message: Message) -> bytes:
+    """A message reduced to what it means.
+
+    Thinking goes (chat clients cannot send it back), an assistant's texts run together (chat has one string), and ids
+    of tool calls keep letters and digits only (OpenClaw drops underscores).
+    """
+    blocks: list[Any] = []
+    for block in message.content:
+        match block:
+            case Thinking():
+                continue
+            case Text(text) if message.role == "assistant" and blocks and blocks[-1]["type"] == "text":
+                blocks[-1] = {"type": "text", "text": blocks[-1]["text"] + text}
+            case ToolUse():
+                blocks.append({"type": "tool_use", "id": plain_id(block.id), "name": block.name, "input": block.input})
+            case ToolResult():
+                value = msgspec.to_builtins(block)
+                blocks.append({**value, "tool_use_id": plain_id(block.tool_use_id)})
+            case _:
+                blocks.append(msgspec.to_builtins(block))
+    kept = [block for block in blocks if block["type"] != "text" or block["text"]]
+    return msgspec.json.encode(kept, order="sorted")
+
+
+def plain_id(tool_use_id: str) -> str:
+    """The letters and digits of a tool id: what every client gives back unchanged."""
+    return "".join(character for character in tool_use_id if character.isalnum())

@@ -1,0 +1,62 @@
+"""waitress, driven so that it can be drained: serve until told to stop, from whatever thread.
+
+In: a WSGI application and an address. Out: bytes on sockets.
+"""
+
+import errno
+import threading
+from typing import Any
+
+from waitress import wasyncore
+from waitress.server import create_server
+
+from .config import Config
+
+# A client that does not read holds its turn back (backpressure) once this much lies in waitress's buffer.
+OUTPUT_HIGH_WATERMARK = 1 << 16
+EXTRA_THREADS = 8
+LOOP_TIMEOUT = 1.0
+
+
+class AddressInUse(Exception):
+    """Something else listens there already."""
+
+
+class Server:
+    """A bound waitress server. `port` is the real one, also where 0 was asked for."""
+
+    def __init__(self, app: Any, config: Config) -> None:
+        """Bind. Raises AddressInUse, or OSError for an address that cannot be bound."""
+        self._map: dict[int, Any] = {}
+        self._stopping = threading.Event()
+        try:
+            self._server = create_server(
+                app,
+                map=self._map,
+                host=config.host,
+                port=config.port,
+                threads=config.max_concurrent + config.max_queue + EXTRA_THREADS,
+                channel_request_lookahead=1,
+                clear_untrusted_proxy_headers=True,
+                ident="claude_proxy",
+                max_request_body_size=2 * config.max_body_bytes,
+                outbuf_high_watermark=OUTPUT_HIGH_WATERMARK,
+                asyncore_use_poll=True,
+            )
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUse(f"port {config.port} on {config.host} is taken") from error
+            raise
+        self.port = int(self._server.effective_port)
+
+    def run(self) -> None:
+        """Serve until `stop`; then close what is open."""
+        while not self._stopping.is_set():
+            wasyncore.loop(timeout=LOOP_TIMEOUT, use_poll=True, map=self._map, count=1)
+        self._server.task_dispatcher.shutdown()
+        wasyncore.close_all(self._map)
+
+    def stop(self) -> None:
+        """Make `run` return; may be called from any thread, once everything has been answered."""
+        self._stopping.set()
+        self._server.pull_trigger()

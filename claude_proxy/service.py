@@ -1,0 +1,187 @@
+"""The running proxy without its HTTP: fleet, keeper, watchdog, workers, catalogue, login, put together from settings.
+
+In: a `Config`. Out: a `Service` that is started, asked for turns, drained and stopped, in that order.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .claude import launcher, locate
+from .claude.dialogue import Profile
+from .claude.fleet import Counts, Fleet, Limits
+from .claude.keeper import GRACE, Keeper
+from .claude.launcher import Launcher, build_environment
+from .claude.watchdog import Watchdog
+from .config import Config
+from .demo import DemoApi
+from .errors import ClientGone, CliUnavailable, ModelNotFound, ShuttingDown
+from .models import Catalogue, resolve
+from .turns import Engine, Turn, TurnLimits
+from .workers import WorkerPool
+
+log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL = 0.5
+POOL_STOP_TIMEOUT = 10.0
+IDLE_TTL = 900.0
+LIVE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `/health` and the start say. `logged_in` is None while it is not known."""
+
+    cli_path: str | None
+    cli_version: str | None
+    cli_problem: str | None
+    logged_in: bool | None
+    active: int
+    queued: int
+    fleet: Counts
+    draining: bool
+
+
+class Service:
+    """Everything that lives as long as the proxy."""
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self.catalogue = Catalogue()
+        self._demo = DemoApi() if config.demo else None
+        self._clock = clock
+        self._lock = threading.Lock()  # guards: _logged_in, _problem, _turns, _draining, _substituted
+        self._logged_in: bool | None = None
+        self._problem: str | None = None
+        self._turns: set[Turn] = set()
+        self._draining = False
+        self._substituted: set[str] = set()
+        self._launcher: Launcher | None = None
+        self._login_thread: threading.Thread | None = None
+        self.fleet = Fleet(Limits(config.warm, LIVE, config.max_children, IDLE_TTL), clock)
+        self.watchdog = Watchdog(clock, min(SWEEP_INTERVAL, config.inactivity_timeout / 4))
+        self.workers = WorkerPool(config.max_concurrent, config.max_queue)
+        limits = TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout)
+        self.engine = Engine(self.fleet, self.watchdog, self.workers, limits, clock, on_login=self._note_login)
+        self._keeper: Keeper | None = None
+
+    def start(self) -> None:
+        """Start every thread, and the first spare. A missing CLI is not an error here: requests are told."""
+        launcher.clear_leftovers()
+        self._launcher = self._make_launcher()
+        default = Profile(resolve(self.config.model, self.config.model).cli_model)
+        self._keeper = Keeper(self.fleet, self._launcher, default, self._clock, self.catalogue.update)
+        self._keeper.start()
+        self.watchdog.start()
+        self.workers.start()
+        self._login_thread = threading.Thread(target=self.check_login, name="login", daemon=True)
+        self._login_thread.start()
+
+    def submit(self, turn: Turn) -> None:
+        """Queue a turn; see `Engine.submit`."""
+        self.engine.submit(turn)
+        with self._lock:
+            self._turns.add(turn)
+
+    def forget(self, turn: Turn) -> None:
+        """The view is done with a turn; one that still runs has lost its client."""
+        turn.abort(ClientGone("The client has gone"))
+        with self._lock:
+            self._turns.discard(turn)
+
+    def resolve_model(self, name: str) -> str:
+        """The CLI's name for a client's model name; a substitution is logged once. Raises ModelNotFound."""
+        resolution = resolve(name, self.config.model) if name else resolve(self.config.model, self.config.model)
+        if not name or not resolution.substituted:
+            return resolution.cli_model
+        if self.config.unknown_model == "error":
+            raise ModelNotFound(f"The model {name[:80]!r} does not exist", param="model")
+        with self._lock:
+            first = name not in self._substituted and len(self._substituted) < 1000
+            self._substituted.add(name)
+        if first:
+            log.warning("Model %.80r is not known here; %s answers for it", name, resolution.cli_model)
+        return resolution.cli_model
+
+    def status(self) -> Status:
+        """Never blocks on the CLI."""
+        installation = self._launcher.known() if self._launcher is not None else None
+        with self._lock:
+            logged_in, problem, draining = self._logged_in, self._problem, self._draining
+        return Status(
+            str(installation.path) if installation else None,
+            installation.version if installation else None,
+            problem,
+            logged_in,
+            self.workers.active,
+            self.workers.queued,
+            self.fleet.counts(),
+            draining,
+        )
+
+    def check_login(self) -> Status:
+        """Ask the CLI whether it is there and logged in; takes up to a second."""
+        assert self._launcher is not None
+        try:
+            logged_in = self._launcher.login().logged_in
+            problem = None if logged_in is not False else f"not logged in. Run: {locate.LOGIN}"
+        except CliUnavailable as error:
+            logged_in, problem = None, error.message
+        with self._lock:
+            self._logged_in, self._problem = logged_in, problem
+        return self.status()
+
+    def wait_for_login(self, timeout: float) -> Status:
+        """The status once `check_login` of the start has ended, or what is known after `timeout` seconds."""
+        if self._login_thread is not None:
+            self._login_thread.join(timeout)
+        return self.status()
+
+    def drain(self, timeout: float) -> bool:
+        """Refuse new turns and let the accepted ones end; True when they all did within `timeout` seconds."""
+        with self._lock:
+            self._draining = True
+        self.workers.refuse()
+        if self.workers.drain(timeout):
+            return True
+        with self._lock:
+            left = list(self._turns)
+        for turn in left:
+            turn.abort(ShuttingDown("The proxy is shutting down"))
+        return self.workers.drain(GRACE)
+
+    def stop(self) -> None:
+        """End every thread and every child; what will not end is killed."""
+        self.workers.stop(POOL_STOP_TIMEOUT)
+        self.watchdog.stop()
+        if self._keeper is not None:
+            self._keeper.stop(3 * GRACE)
+        if self._login_thread is not None:
+            self._login_thread.join(locate.ASK_TIMEOUT)
+        if self._demo is not None:
+            self._demo.stop()
+        if self._launcher is not None:
+            self._launcher.close()
+
+    def kill_children(self) -> None:
+        """For a second signal: everything at once, and nothing waited for."""
+        with self.fleet.changed:
+            members = self.fleet.members
+            children = members.spares + members.live + members.leased
+        for dialogue in children:
+            dialogue.child.kill()
+
+    def _note_login(self, logged_in: bool) -> None:
+        with self._lock:
+            self._logged_in = logged_in
+            self._problem = None if logged_in else f"not logged in. Run: {locate.LOGIN}"
+
+    def _make_launcher(self) -> Launcher:
+        environ = build_environment(self.config.environ, use_api_key=self.config.use_api_key)
+        working_folder = self.config.state_folder / "empty"
+        if self._demo is None:
+            return Launcher(self.config.claude, environ, working_folder)
+        self._demo.start()
+        return Launcher(self.config.claude, environ, working_folder, demo_url=self._demo.base_url)

@@ -1,0 +1,275 @@
+"""A turn's way from the view to a child and back: queue, lease, run, give back, or tell what went wrong.
+
+In: `Turn`s from the views. Out: their events, on their channels. `Engine` owns the fleet, the watchdog and the workers.
+Rules: a child's state advances only when the turn's `result` has arrived; a child that failed, was cut or interrupted
+is never used again; a turn is run a second time only where nothing of it was said.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+
+from .channel import Channel
+from .claude.dialogue import Dialogue, Profile
+from .claude.fleet import Fleet
+from .claude.parameters import Parameters, build_parameters
+from .claude.translator import Translator
+from .claude.turn import run_turn
+from .claude.watchdog import Watch, Watchdog
+from .conversation import Conversation, Message, digest_chain, digest_message, digest_profile
+from .errors import (
+    BadRequest,
+    ChildDied,
+    ChildSilent,
+    InternalError,
+    NotAuthenticated,
+    ProxyError,
+    RequestTimedOut,
+)
+from .events import Collector, Completion, Event, MessageEnd, MessageStart, Usage
+from .workers import WorkerPool
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """Seconds: silence of the child; the whole request, 0 for none; a client that takes nothing."""
+
+    inactivity_timeout: float
+    request_timeout: float
+    client_timeout: float
+
+
+@dataclass(slots=True)
+class Report:
+    """What is known of a turn for headers and logs. Written by the worker before the first event, then only read."""
+
+    how: str = "new"
+    model: str = ""
+    ignored: tuple[str, ...] = ()
+    usage: Usage = Usage()
+    arrived: float = 0.0
+    leased: float = 0.0
+    first: float = 0.0
+    ended: float = 0.0
+
+
+class Turn:
+    """One request on its way. The view drains `channel`; whoever finds the client gone calls `abort`."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        cli_model: str,
+        *,
+        partition: str = "",
+        ignored: tuple[str, ...] = (),
+        strict: bool = False,
+    ) -> None:
+        """`ignored`: what the dialect itself could not honour. `partition` keeps equal conversations apart."""
+        self.id = self.new_id()
+        self.conversation = conversation
+        self.profile = Profile(cli_model, conversation.system)
+        self.partition = partition
+        self.ignored = ignored
+        self.strict = strict
+        self.channel: Channel[Event] = Channel()
+        self.report = Report()
+        self.watch: Watch | None = None
+        self._lock = threading.Lock()  # guards: _dialogue, _verdict
+        self._dialogue: Dialogue | None = None
+        self._verdict: ProxyError | None = None
+
+    @staticmethod
+    def new_id() -> str:
+        """`req_` and 32 hex digits."""
+        return f"req_{uuid.uuid4().hex}"
+
+    def abort(self, error: ProxyError) -> None:
+        """End the turn for this reason, wherever it is; the first reason counts. Idempotent."""
+        with self._lock:
+            if self._verdict is not None:
+                return
+            self._verdict = error
+            dialogue = self._dialogue
+        self.channel.abort(error)
+        if dialogue is not None:
+            dialogue.terminate()
+
+    @property
+    def verdict(self) -> ProxyError | None:
+        with self._lock:
+            return self._verdict
+
+    def attach(self, dialogue: Dialogue) -> None:
+        """The child that an abort must stop. Raises the reason when the turn was aborted before."""
+        with self._lock:
+            self._dialogue = dialogue
+            if self._verdict is not None:
+                raise self._verdict
+
+    def detach(self) -> None:
+        with self._lock:
+            self._dialogue = None
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What must not be tried twice."""
+
+    replaced: bool = False
+    logged_in_again: bool = False
+    fresh: bool = False
+
+
+@dataclass(slots=True)
+class Engine:
+    """Runs turns. `on_login` hears of every proof that the CLI is logged in, or is not."""
+
+    fleet: Fleet
+    watchdog: Watchdog
+    workers: WorkerPool
+    limits: TurnLimits
+    clock: Callable[[], float]
+    wall_clock: Callable[[], float] = time.time
+    on_login: Callable[[bool], None] = lambda logged_in: None
+    _refusing: set[str] = field(default_factory=set)
+
+    def submit(self, turn: Turn) -> None:
+        """Queue a turn. Raises QueueFull, ShuttingDown; for a strict turn BadRequest where something is not honoured."""
+        turn.report.ignored = tuple(sorted({*turn.ignored, *self._parameters(turn).ignored}))
+        if turn.strict and turn.report.ignored:
+            raise BadRequest(f"Not honoured: {', '.join(turn.report.ignored)}", param=turn.report.ignored[0])
+        turn.report.arrived = now = self.clock()
+        limit = self.limits.request_timeout
+        turn.watch = Watch(
+            self.clock,
+            silence_timeout=self.limits.inactivity_timeout,
+            deadline=now + limit if limit else inf,
+            on_silence=lambda: turn.abort(self._silent()),
+            on_deadline=lambda: turn.abort(RequestTimedOut(f"The request took longer than {limit:g} s")),
+        )
+        self.workers.submit(lambda: self._work(turn))
+        self.watchdog.add(turn.watch)
+
+    def _silent(self) -> ChildSilent:
+        return ChildSilent(f"The Claude Code CLI was silent for {self.limits.inactivity_timeout:g} s")
+
+    def _work(self, turn: Turn) -> None:
+        """One job of a worker: the turn to its end, whatever happens."""
+        error: ProxyError | None = None
+        try:
+            self._run(turn)
+        except ProxyError as raised:
+            error = raised
+        except Exception:  # our own bug: the client is told so, the log holds the traceback
+            log.exception("%s failed for a reason of our own", turn.id)
+            error = InternalError("The proxy failed; its log says where")
+        finally:
+            turn.report.ended = self.clock()
+            if turn.watch is not None:
+                self.watchdog.remove(turn.watch)
+            if error is not None and turn.report.first:
+                error.no_retry()
+            turn.channel.finish(error)
+
+    def _run(self, turn: Turn) -> None:
+        """Attempts until one ends well, or nothing is left to be tried. Raises the reason."""
+        attempts = _Attempts()
+        while True:
+            try:
+                return self._attempt(turn, attempts)
+            except ProxyError as error:
+                verdict = turn.verdict
+                if verdict is not None:
+                    raise verdict from error
+                if turn.report.first or not self._may_try_again(turn, error, attempts):
+                    raise
+                log.info("%s is run once more: %s", turn.id, error.message)
+
+    def _may_try_again(self, turn: Turn, error: ProxyError, attempts: _Attempts) -> bool:
+        """True where a second run, set up differently, can mend it; nothing has been said yet."""
+        match error:
+            case ChildDied() if not attempts.replaced:
+                attempts.replaced = attempts.fresh = True
+                return True
+            case NotAuthenticated():
+                self.on_login(False)
+                if attempts.logged_in_again:
+                    return False
+                self.fleet.retire_idle()
+                attempts.logged_in_again = attempts.fresh = True
+                return True
+            case BadRequest() if not turn.strict and self._parameters(turn).refusable:
+                self._refusing.add(turn.profile.model)
+                return True
+        return False
+
+    def _parameters(self, turn: Turn) -> Parameters:
+        refuses = turn.profile.model in self._refusing and not turn.strict
+        return build_parameters(turn.conversation.options, refuses_sampling=refuses)
+
+    def _attempt(self, turn: Turn, attempts: _Attempts) -> None:
+        conversation = turn.conversation
+        chain = digest_chain(digest_profile(turn.partition, "chat", conversation), conversation.messages)
+        dialogue, held = self._lease(turn, chain, attempts)
+        turn.report.leased = self.clock()
+        parameters = self._parameters(turn)
+        turn.report.ignored = tuple(sorted({*turn.ignored, *parameters.ignored}))
+        collector = Collector()
+        translator = Translator(self.wall_clock())
+        assert turn.watch is not None
+        alive = turn.watch.alive
+        try:
+            turn.attach(dialogue)
+            new = conversation.messages[held:]
+            for event in run_turn(dialogue, turn.profile, new, parameters.settings, translator, alive):
+                collector.add(event)
+                if not isinstance(event, MessageEnd):
+                    self._hand_over(turn, event)
+        except BaseException:
+            turn.detach()
+            self.fleet.retire(dialogue, urgent=True)
+            raise
+        # Given back before the client knows that the turn has ended: its next request must find the child.
+        self._release(turn, dialogue, chain[-1], collector.completion(), cut=translator.cut)
+        self._hand_over(turn, event)
+
+    def _lease(self, turn: Turn, chain: tuple[bytes, ...], attempts: _Attempts) -> tuple[Dialogue, int]:
+        """A child, and how many of the conversation's messages it holds. Raises the verdict of an aborted turn."""
+        if turn.verdict is not None:
+            raise turn.verdict
+        if not attempts.fresh:
+            found = self.fleet.lease_holding(chain)
+            if found is not None:
+                turn.report.how = "live"
+                return found
+        turn.report.how = "replayed" if len(turn.conversation.messages) > 1 else "new"
+        return self.fleet.lease(turn.profile), 0
+
+    def _hand_over(self, turn: Turn, event: Event) -> None:
+        if isinstance(event, MessageStart):
+            turn.report.model = event.model
+            turn.report.first = self.clock()
+            self.on_login(True)
+        watch = turn.watch
+        assert watch is not None
+        turn.channel.put(event, self.limits.client_timeout, on_wait=watch.pause)
+        watch.alive()
+
+    def _release(self, turn: Turn, dialogue: Dialogue, before: bytes, answer: Completion, *, cut: bool) -> None:
+        """Give the child back with what it holds now, or retire it where its history is not the client's."""
+        turn.report.usage = answer.usage
+        turn.detach()
+        if turn.watch is not None:
+            turn.watch.pause()
+        if cut or turn.verdict is not None or not answer.blocks:
+            self.fleet.retire(dialogue, urgent=True)
+            return
+        dialogue.holds = digest_message(before, Message("assistant", answer.blocks))
+        self.fleet.give_back(dialogue)
