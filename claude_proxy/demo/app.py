@@ -98,8 +98,9 @@ def _admit(log: RequestLog) -> None:
     headers = {name.lower(): value for name, value in request.headers.items()}
     body = _decode(raw) if log.enabled else {}
     g.number = log.open(f"{request.path}?{query}" if query else request.path, headers, body, raw)
-    bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    if request.path != "/" and not (bearer or request.headers.get("x-api-key", "").strip()):
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    keys = (token if scheme.lower() == "bearer" else "", request.headers.get("x-api-key", ""))
+    if request.path != "/" and not any(key.strip() for key in keys):
         raise ApiError(401, "x-api-key header is required")
 
 

@@ -33,7 +33,7 @@ class DemoApi:
         self._stopping = threading.Event()
         self._sockets: dict[int, Any] = {}  # waitress's map of descriptors, touched by the loop's thread only
         self._workers: list[threading.Thread] = []
-        self._loop: threading.Thread | None = None
+        self._loop = threading.Thread(target=self._run_loop, name="demo-api-loop", daemon=True)
         self._server: Any = None
         self._dispatcher: Any = None
         self.base_url = ""
@@ -75,7 +75,6 @@ class DemoApi:
             ident="claude-proxy-demo",
         )
         self._dispatcher.set_thread_count(self._threads)
-        self._loop = threading.Thread(target=self._run_loop, name="demo-api-loop", daemon=True)
         self._loop.start()
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -85,8 +84,7 @@ class DemoApi:
             return
         deadline = time.monotonic() + timeout
         self._server.pull_trigger()
-        if self._loop is not None:
-            self._loop.join(max(0.0, deadline - time.monotonic()))
+        self._loop.join(max(0.0, deadline - time.monotonic()))
         self._dispatcher.shutdown(timeout=max(0.0, deadline - time.monotonic()))
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))

@@ -193,7 +193,7 @@ def test_models_are_listed(client: anthropic.Anthropic) -> None:
     [
         ("POST", "/v1/messages", {}, 401, "authentication_error"),
         ("POST", "/v1/messages", {"authorization": "Bearer "}, 401, "authentication_error"),
-        ("GET", "/v1/models", {"x-api-key": " "}, 401, "authentication_error"),
+        ("GET", "/v1/models", {"authorization": "Basic eDp5", "x-api-key": ""}, 401, "authentication_error"),
         ("POST", "/v1/messages", KEY, 400, "invalid_request_error"),
         ("POST", "/v1/messages?beta=true", {"authorization": "Bearer x"}, 400, "invalid_request_error"),
         ("POST", "/v1/messages/count_tokens", KEY, 400, "invalid_request_error"),

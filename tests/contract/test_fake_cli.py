@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.fake_cli import Script, install, kill_everything, read_log, wait_for_log
-from tests.fake_cli.claude import API_ERRORS, GARBAGE
+from tests.fake_cli import Script, claude, install, kill_everything, read_log, wait_for_log
+from tests.fake_cli.claude import ACTIONS, API_ERRORS, GARBAGE, SHAPES
 
 Json = dict[str, Any]
 Start = Callable[..., "Driven"]
@@ -231,7 +231,7 @@ PLAYS: dict[str, Script] = {
     "client_tool_calls_parallel": Script(
         (CALL, 'call=Read:{"path":"/x"}', 'reply=["a","b","c","d","e","f","g","h"]')
     ),
-    "interrupt": Script(("words=300#1", "stall@delta:10#1")),
+    "interrupt": Script(("words#1=300", "stall@delta:10#1")),
     "not_logged_in": Script(logged_in=False),
     "replayed_history": Script(),
     "replayed_tool_history": Script(),
@@ -241,6 +241,13 @@ PLAYS: dict[str, Script] = {
     **{f"api_error_{status}": Script((f"error={status}",)) for status in (400, 401, 413, 429, 500, 529)},
 }
 FLAGS = {"agent_bash": ("--tools", "Bash,Read", "--permission-mode", "bypassPermissions")}
+
+
+def test_every_directive_is_in_the_table_and_is_acted_out() -> None:
+    """A directive that is only written down would pass every test by doing nothing."""
+    assert claude.__doc__
+    assert {name for name in SHAPES | ACTIONS if f"`{name}" not in claude.__doc__} == set()
+    assert {name for name in ACTIONS if not hasattr(claude.Turn, f"_do_{name}")} == set()
 
 
 def test_every_recording_is_played() -> None:
@@ -302,7 +309,8 @@ def test_the_log_tells_what_the_process_saw(start: Start) -> None:
     run(fake.claude, "--version")
     (seen,) = read_log(fake.claude)
     assert (seen.pid, seen.argv[-2:]) == (fake.process.pid, ("--model", "haiku"))
-    assert (seen.environment, seen.variables) == ({"HOME", "SECRET"}, {"HOME": "/nowhere"})
+    assert seen.environment == {"HOME", "SECRET"}
+    assert seen.variables == {"HOME": "/nowhere"}
     assert seen.messages == (user("first"),) == seen.user_messages
     assert (seen.end, seen.status) == ("eof", 0)
     assert [command.argv for command in read_log(fake.claude, "command")] == [("--version",)]
@@ -310,7 +318,14 @@ def test_the_log_tells_what_the_process_saw(start: Start) -> None:
 
 def test_an_unknown_directive_is_refused(start: Start, tmp_path: Path) -> None:
     """At once by `install`; with status 64 where the user's text holds it."""
-    for directive in ("crush@result", "crash@nowhere", "words@result=3", "crash@delta:0", "crash#x"):
+    for directive in (
+        "crush@result",
+        "crash@nowhere",
+        "words@result=3",
+        "crash@delta:0",
+        "crash#x",
+        "words=3#1",
+    ):
         with pytest.raises(ValueError):
             install(tmp_path, Script(directives=(directive,)))
     fake = start()
@@ -321,13 +336,15 @@ def test_an_unknown_directive_is_refused(start: Start, tmp_path: Path) -> None:
 
 def test_directives_apply_by_word_by_process_and_by_turn(start: Start) -> None:
     """Texts name words of the user, processes count from one, `#n` counts the turns."""
-    script = Script(("error=500#2",), processes={2: ("error=400#1",)}, texts={"weather": ("error=429",)})
-    first, second = start(script=script), start(script=script)
-    first.turn("make sure that the first is number one")
-    wait_for_log(first.claude, lambda log: len(log) == 2)
-    statuses = [first.turn()[-1]["api_error_status"], first.turn("weather")[-1]["api_error_status"]]
-    assert [*statuses, first.turn("fake:error=529")[-1]["api_error_status"]] == [500, 429, 529]
-    assert {second.turn()[-1]["api_error_status"] for _ in range(2)} <= {400, 500, None}
+    script = Script(("error#2=500",), processes={2: ("error#1=400",)}, texts={"weather": ("error=429",)})
+    first = start(script=script)
+    assert first.turn()[-1]["api_error_status"] is None
+    second = start(script=script)
+    assert second.turn()[-1]["api_error_status"] == 400
+    assert first.turn()[-1]["api_error_status"] == 500
+    assert first.turn("weather")[-1]["api_error_status"] == 429
+    assert first.turn("fake:error=529")[-1]["api_error_status"] == 529
+    assert second.turn()[-1]["api_error_status"] == 500
 
 
 LAST_BEFORE = {
@@ -519,7 +536,7 @@ def test_bytewise_splits_characters(start: Start) -> None:
     with os.fdopen(read_end, "rb", buffering=0) as pipe:
         reads = list(iter(lambda: pipe.read(4096), b""))
     assert "🙂".encode() in b"".join(reads)
-    assert sum(len(read) > 1 for read in reads) == 1  # the result alone is written whole
+    assert {len(read) for read in reads} == {1}
 
 
 def test_sigterm_can_be_ignored(start: Start) -> None:

@@ -165,8 +165,21 @@ class Directive(NamedTuple):
     argument: str
 
 
+# What the arguments must be; where this is silent any text will do.
+ARGUMENTS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("words", "huge", "crash", "plan_limit", "grandchild"), int),
+    **dict.fromkeys(("delay", "sleep"), float),
+    **dict.fromkeys(("deltas", "reply", "usage", "emit"), json.loads),
+    **dict.fromkeys(("error", "retry"), lambda status: API_ERRORS[int(status)]),
+    "call": lambda call: json.loads(call.partition(":")[2]),
+    "garbage": lambda kind: GARBAGE[kind],
+}
+# Those that mean something without an argument.
+OPTIONAL = frozenset("huge crash grandchild garbage".split())
+
+
 def parse_directive(text: str) -> Directive:
-    """`name[@point][#n][=argument]`; ValueError for a name, a point or a number that means nothing."""
+    """`name[@point][#n][=argument]`; ValueError for a part that means nothing."""
     head, _, argument = text.partition("=")
     head, _, nth = head.partition("#")
     name, _, point = head.partition("@")
@@ -178,6 +191,11 @@ def parse_directive(text: str) -> Directive:
         known = name in SHAPES and not point
     if not known or (nth and not (nth.isdigit() and int(nth) > 0)):
         raise ValueError(f"no such directive: {text!r}")
+    try:
+        if argument or name not in OPTIONAL:
+            ARGUMENTS.get(name, str)(argument)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"no such argument: {text!r}") from error
     return Directive(name, point, int(nth or 0), argument)
 
 
@@ -597,7 +615,7 @@ class Cli:
             return account | {"tokenSource": "CLAUDE_CODE_OAUTH_TOKEN"}
         return account | {"apiKeySource": "ANTHROPIC_API_KEY"}
 
-    def finish(self, result: Json, used: dict[str, Json]) -> None:
+    def finish(self, result: Json, used: dict[str, Json], bytewise: bool = False) -> None:
         """The `result` line; `used`: this turn's counts by model. Totals go over the process's life."""
         for model, usage in used.items():
             total = self.totals.get(model, NO_USAGE)
@@ -622,7 +640,7 @@ class Cli:
             "result_index": self.results,
         }
         self.results += 1
-        self.emit(base | result)
+        self.emit(base | result, bytewise)
 
     def obey_signals(self) -> None:
         """The thread that takes the signals, so that none is late while a pipe is full."""
@@ -770,6 +788,8 @@ class Reader(threading.Thread):
         if "jsonSchema" in request and "StructuredOutput" not in cli.builtin_tools:
             cli.builtin_tools.append("StructuredOutput")
         body = build_initialized(cli.version, cli.account(), cli.permission_mode)
+        if manifests:
+            body["sdk_mcp_manifests_parked"] = dict.fromkeys(manifests, "parked")
         return {"response": body, "pending_permission_requests": [], "pending_user_dialog_requests": []}
 
     def set_model(self, request: Json) -> Json:
@@ -812,7 +832,7 @@ class Stage:
             self.directives.remove(one)
             if point == "initialize" and one.name == "stall":
                 raise Unanswered
-            getattr(self, f"do_{one.name}")(one.argument)
+            getattr(self, f"_do_{one.name}")(one.argument)
 
     def emit(self, message: Json) -> None:
         """One line to stdout."""
@@ -822,65 +842,65 @@ class Stage:
         """Until the predicate holds or the time is over."""
         self.cli.state.wait(predicate, timeout)
 
-    def do_crash(self, argument: str) -> None:
+    def _do_crash(self, argument: str) -> None:
         self.cli.leave(int(argument or 1), "crash")
 
-    def do_kill(self, _argument: str) -> None:
+    def _do_kill(self, _argument: str) -> None:
         self.cli.log.write("end", reason="kill", status=-signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def do_stall(self, _argument: str) -> None:
+    def _do_stall(self, _argument: str) -> None:
         self.wait(lambda: False)
 
-    def do_sleep(self, argument: str) -> None:
+    def _do_sleep(self, argument: str) -> None:
         self.wait(lambda: False, float(argument))
 
-    def do_ignore_term(self, _argument: str) -> None:
+    def _do_ignore_term(self, _argument: str) -> None:
         self.cli.ignore_term = True
 
-    def do_deaf(self, _argument: str) -> None:
+    def _do_deaf(self, _argument: str) -> None:
         self.cli.reader.stop("deaf")
 
-    def do_close_stdin(self, _argument: str) -> None:
+    def _do_close_stdin(self, _argument: str) -> None:
         self.cli.reader.stop("closed")
 
-    def do_garbage(self, argument: str) -> None:
+    def _do_garbage(self, argument: str) -> None:
         self.cli.write(GARBAGE[argument or "text"])
 
-    def do_unknown(self, _argument: str) -> None:
+    def _do_unknown(self, _argument: str) -> None:
         self.emit({"type": "a_type_of_tomorrow", "payload": {"type": "message_start"}})
 
-    def do_emit(self, argument: str) -> None:
+    def _do_emit(self, argument: str) -> None:
         self.emit(json.loads(argument))
 
-    def do_stderr(self, argument: str) -> None:
+    def _do_stderr(self, argument: str) -> None:
         write_all(2, argument.encode() + b"\n")
 
-    def do_grandchild(self, argument: str) -> None:
+    def _do_grandchild(self, argument: str) -> None:
         # In a session of its own, like every command of the real Bash tool; it inherits stdout and stderr.
         null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         sleep = ["sleep", argument or str(LIFETIME)]
         pid = os.posix_spawn("/bin/sleep", sleep, {}, file_actions=[null], setsid=True, setsigmask=[])
         self.cli.log.write("grandchild", pid=pid)
 
-    def do_retry(self, argument: str) -> None:
+    def _do_retry(self, argument: str) -> None:
         status = int(argument)
         retry = {"attempt": 1, "max_retries": 10, "retry_delay_ms": 60_000, "error_status": status}
         self.emit({"type": "system", "subtype": "api_retry", **retry, "error": RETRY_ERRORS[status]})
 
-    def do_rate_limit(self, argument: str) -> None:
+    def _do_rate_limit(self, argument: str) -> None:
         status, _, resets_at = argument.partition(":")
         self.emit(build_rate_limit(status, int(resets_at or time.time() + 3600)))
 
-    def do_subagent(self, argument: str) -> None:
+    def _do_subagent(self, argument: str) -> None:
         other = Turn(self.cli, [], 0, "")
         other.parent = "toolu_parent"
         other.say([argument], "end_turn")
 
-    def do_synthetic(self, argument: str) -> None:
+    def _do_synthetic(self, argument: str) -> None:
         self.emit(build_synthetic(argument))
 
-    def do_ask(self, argument: str) -> None:
+    def _do_ask(self, argument: str) -> None:
         subtype = argument or "can_use_tool"
         request: Json = {"subtype": subtype}
         if subtype == "can_use_tool":
@@ -889,10 +909,10 @@ class Stage:
         self.emit({"type": "control_request", "request_id": request_id, "request": request})
         self.wait(lambda: request_id in self.cli.state.answers)
 
-    def do_restart(self, _argument: str) -> None:
+    def _do_restart(self, _argument: str) -> None:
         raise Restarted
 
-    def do_unasked(self, argument: str) -> None:
+    def _do_unasked(self, argument: str) -> None:
         Turn(self.cli, [], 0, argument).run()
 
 
@@ -933,7 +953,8 @@ class Turn(Stage):
             {self.model: {name: sum(one[name] for one in self.used) for name in USAGE}} if self.used else {}
         )
         usage = build_usage(used.get(self.model, NO_USAGE) if result["subtype"] == "success" else NO_USAGE)
-        self.cli.finish({"usage": usage, "num_turns": 1 + self.user_lines} | result, used)
+        result = {"usage": usage, "num_turns": 1 + self.user_lines} | result
+        self.cli.finish(result, used, "bytewise" in self.shape)
         self.happen("result")
 
     def emit(self, message: Json) -> None:
@@ -1067,7 +1088,7 @@ class Turn(Stage):
         for (name, arguments), tool_id in zip(self.calls, tool_ids):
             self.call(name, arguments, tool_id)
         if self.calls[0][0] == "StructuredOutput":
-            self.event({"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}})
+            self.end_content("tool_use", None)
             self.user(build_tool_result(tool_ids[0], "Structured output provided successfully"))
             self.end_message()
             arguments = self.calls[0][1]
@@ -1158,7 +1179,7 @@ class Turn(Stage):
         tokens = {"estimated_tokens": len(text), "estimated_tokens_delta": len(text)}
         self.emit({"type": "system", "subtype": "thinking_tokens", **tokens})
         self.delta({"type": "thinking_delta", "thinking": text}, **display)
-        self.delta({"type": "signature_delta", "signature": "c2ln"}, **display)
+        self.delta({"type": "signature_delta", "signature": "c2ln"})
         self.end_block(
             {"type": "thinking", "thinking": text, "signature": "c2ln"}, thinking_duration_ms=1, **display
         )
@@ -1220,15 +1241,14 @@ class Turn(Stage):
 
     def finish_message(self, stop: str, sequence: str | None) -> None:
         """`message_delta` and `message_stop`."""
-        usage = {"output_tokens": self.final_output_tokens()}
-        self.event(
-            {
-                "type": "message_delta",
-                "delta": {"stop_reason": stop, "stop_sequence": sequence},
-                "usage": usage,
-            }
-        )
+        self.end_content(stop, sequence)
         self.end_message()
+
+    def end_content(self, stop: str, sequence: str | None) -> None:
+        """`message_delta`."""
+        delta = {"stop_reason": stop, "stop_sequence": sequence}
+        usage = {"output_tokens": self.final_output_tokens()}
+        self.event({"type": "message_delta", "delta": delta, "usage": usage})
 
     def end_message(self) -> None:
         """`message_stop`; the message's tokens count from here."""
@@ -1269,14 +1289,10 @@ class Turn(Stage):
         if block is not None:
             self.event({"type": "content_block_stop", "index": block[0]})
         nothing = dict.fromkeys(("container", "stop_details", "stop_reason", "stop_sequence"))
-        self.event(
-            {
-                "type": "message_delta",
-                "context_management": None,
-                "delta": nothing,
-                "usage": build_usage(self.usage),
-            }
-        )
+        usage = build_usage(self.usage | {"output_tokens": 1})
+        for name in ("cache_creation", "inference_geo", "service_tier", "speed"):
+            del usage[name]
+        self.event({"type": "message_delta", "context_management": None, "delta": nothing, "usage": usage})
         abandoned = {"api_message_id": self.message_id, "from_block_index": self.blocks + 1}
         self.event({"type": "message_stop"}, abandoned_blocks=abandoned)
 

@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from demo_requests import PDF, PNG, WEATHER, assistant, call, document, image, request, result, text, user
 
 from claude_proxy.demo.answer import Answer, build_answer
 from claude_proxy.demo.turn import make_tool_use_id, read_newest_turn, read_rounds_left
+
+from .demo_requests import PDF, PNG, WEATHER, assistant, call, document, image, request, result, text, user
 
 FORMAT = {
     "format": {

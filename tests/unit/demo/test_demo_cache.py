@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from demo_requests import PDF, PNG, WEATHER, assistant, body, call, document, image, result, text, user
 
 from claude_proxy.demo.cache import InputUsage, PromptCache
 from claude_proxy.demo.prompt import count_tokens, estimate_tokens, split_prompt
+
+from .demo_requests import PDF, PNG, WEATHER, assistant, body, call, document, image, result, text, user
 
 MARK: dict[str, Any] = {"cache_control": {"type": "ephemeral"}}
 HOUR: dict[str, Any] = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}

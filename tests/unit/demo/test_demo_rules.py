@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
-from demo_requests import PDF, PNG, WEATHER, assistant, body, call, document, image, result, text, user
 
 from claude_proxy.demo.errors import ApiError
 from claude_proxy.demo.history import sign_thinking
 from claude_proxy.demo.prompt import split_prompt
 from claude_proxy.demo.request import parse_body, parse_request
 from claude_proxy.demo.rules import check_prompt_size, check_request, is_known_model
+
+from .demo_requests import PDF, PNG, WEATHER, assistant, body, call, document, image, result, text, user
 
 THINKING = {"type": "adaptive"}
 CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}

@@ -1,0 +1,1 @@
+"""The proxy against a scripted CLI."""
