@@ -53,6 +53,9 @@ class Config:
     max_concurrent: int = setting(5, "turns that run at once")
     max_queue: int = setting(10, "turns that may wait; beyond that 429")
     warm: int = setting(1, "children started ahead of need")
+    live: int = setting(4, "children kept that hold a finished conversation")
+    idle_ttl: float = setting(900.0, "a kept conversation nobody comes back to is given up", metavar="SECONDS")
+    park_ttl: float = setting(600.0, "a turn waits so long for the client's tool results", metavar="SECONDS")
     max_children: int = setting(24, "children of every kind together")
     inactivity_timeout: float = setting(600.0, "a child silent for so long is killed", metavar="SECONDS")
     request_timeout: float = setting(1800.0, "limit for one request, queue included; 0 = none", metavar="SECONDS")
@@ -150,7 +153,8 @@ def _add_flag(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
     elif isinstance(item.default, tuple):
         options.update(action="append", metavar=item.metadata["metavar"] or None)
     else:
-        options["metavar"] = item.metadata["metavar"] or type(item.default).__name__[:3].upper()
+        choices = "|".join(item.metadata["choices"])
+        options["metavar"] = item.metadata["metavar"] or choices or type(item.default).__name__[:3].upper()
     parser.add_argument(*names, **options)
 
 
@@ -217,7 +221,7 @@ def _convert(item: Field[Any], value: Any, name: str) -> Any:
     try:
         converted = _CONVERTERS[type(item.default)](value)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name}: {value!r} is not a {type(item.default).__name__}") from error
+        raise ConfigError(f"{name}: {value!r} is not {_WORDS[type(item.default)]}") from error
     choices = item.metadata["choices"]
     if choices and converted not in choices:
         raise ConfigError(f"{name}: {converted!r} is none of {', '.join(choices)}")
@@ -274,6 +278,15 @@ _CONVERTERS: dict[type, Callable[[Any], Any]] = {
     float: _to_float,
     str: _to_text,
     tuple: _to_tuple,
+}
+
+
+_WORDS: dict[type, str] = {
+    bool: "on or off",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a list of texts",
 }
 
 

@@ -82,6 +82,22 @@ class Tool(msgspec.Struct, frozen=True):
     input_schema: dict[str, Any]
 
 
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Which tools may be called now. `mode`: auto, any (one must be), tool (`name` must be), none.
+
+    allowed: names of the only ones that are offered; None for all. parallel: more than one call at once.
+    """
+
+    mode: Literal["auto", "any", "tool", "none"] = "auto"
+    name: str | None = None
+    allowed: tuple[str, ...] | None = None
+    parallel: bool = True
+
+    @property
+    def forced(self) -> bool:
+        return self.mode in ("any", "tool")
+
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -89,7 +105,8 @@ class Options(msgspec.Struct, frozen=True):
     """Parameters of one turn; None means that the client did not say.
 
     max_tokens: tokens, thinking included. stop_sequences: non-empty strings. temperature, top_p: as the client sent
-    them, in its own range. effort: OpenAI's word for it.
+    them, in its own range. effort: OpenAI's word for it. json_schema: the
+    answer must be JSON of this schema.
     """
 
     max_tokens: int | None = None
@@ -97,6 +114,8 @@ class Options(msgspec.Struct, frozen=True):
     temperature: float | None = None
     top_p: float | None = None
     effort: Effort | None = None
+    tool_choice: ToolChoice = ToolChoice()
+    json_schema: dict[str, Any] | None = None
 
 
 class Conversation(msgspec.Struct, frozen=True):

@@ -13,7 +13,10 @@ from werkzeug.datastructures import Headers
 from .config import Config, is_loopback
 from .errors import Forbidden, Unauthorized
 
-EXPOSED_HEADERS = "x-request-id, request-id, retry-after, x-should-retry, x-claude-proxy-model, x-claude-proxy-mode, x-claude-proxy-ignored"
+EXPOSED_HEADERS = (
+    "x-request-id, request-id, retry-after, x-should-retry, server-timing, x-claude-proxy-session, "
+    "x-claude-proxy-model, x-claude-proxy-mode, x-claude-proxy-ignored"
+)
 
 
 @dataclass(frozen=True, slots=True)

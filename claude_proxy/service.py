@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 0.5
 POOL_STOP_TIMEOUT = 10.0
-IDLE_TTL = 900.0
-LIVE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Service:
         self._substituted: set[str] = set()
         self._launcher: Launcher | None = None
         self._login_thread: threading.Thread | None = None
-        self.fleet = Fleet(Limits(config.warm, LIVE, config.max_children, IDLE_TTL), clock)
+        self.fleet = Fleet(limits_of(config), clock)
         self.watchdog = Watchdog(clock, min(SWEEP_INTERVAL, config.inactivity_timeout / 4))
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)
         limits = TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout)
@@ -169,7 +167,7 @@ class Service:
         """For a second signal: everything at once, and nothing waited for."""
         with self.fleet.changed:
             members = self.fleet.members
-            children = members.spares + members.live + members.leased
+            children = members.idle() + members.leased
         for dialogue in children:
             dialogue.child.kill()
 
@@ -185,3 +183,8 @@ class Service:
             return Launcher(self.config.claude, environ, working_folder)
         self._demo.start()
         return Launcher(self.config.claude, environ, working_folder, demo_url=self._demo.base_url)
+
+
+def limits_of(config: Config) -> Limits:
+    """The fleet's share of the settings."""
+    return Limits(config.warm, config.live, config.max_children, config.idle_ttl, config.park_ttl)

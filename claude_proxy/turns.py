@@ -10,13 +10,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Any
+
+import msgspec
 
 from .channel import Channel
 from .claude.dialogue import Dialogue, Profile
 from .claude.fleet import Fleet
-from .claude.parameters import Parameters, build_parameters
+from .claude.parameters import Parameters, Refusals, build_parameters, is_open
 from .claude.translator import Translator
 from .claude.turn import run_turn
 from .claude.watchdog import Watch, Watchdog
@@ -29,8 +32,10 @@ from .errors import (
     NotAuthenticated,
     ProxyError,
     RequestTimedOut,
+    UpstreamError,
 )
 from .events import Collector, Completion, Event, MessageEnd, MessageStart, Usage
+from .schemas import find_problem
 from .workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -74,7 +79,7 @@ class Turn:
         """`ignored`: what the dialect itself could not honour. `partition` keeps equal conversations apart."""
         self.id = self.new_id()
         self.conversation = conversation
-        self.profile = Profile(cli_model, conversation.system)
+        self.profile = Profile(cli_model, conversation.system, conversation.tools)
         self.partition = partition
         self.ignored = ignored
         self.strict = strict
@@ -125,6 +130,7 @@ class _Attempts:
     replaced: bool = False
     logged_in_again: bool = False
     fresh: bool = False
+    refusals_before: Refusals | None = None
 
 
 @dataclass(slots=True)
@@ -138,10 +144,10 @@ class Engine:
     clock: Callable[[], float]
     wall_clock: Callable[[], float] = time.time
     on_login: Callable[[bool], None] = lambda logged_in: None
-    _refusing: set[str] = field(default_factory=set)
+    _refusals: dict[str, Refusals] = field(default_factory=dict)
 
     def submit(self, turn: Turn) -> None:
-        """Queue a turn. Raises QueueFull, ShuttingDown; for a strict turn BadRequest where something is not honoured."""
+        """Queue a turn. Raises QueueFull, ShuttingDown; for a strict turn BadRequest for what is not honoured."""
         turn.report.ignored = tuple(sorted({*turn.ignored, *self._parameters(turn).ignored}))
         if turn.strict and turn.report.ignored:
             raise BadRequest(f"Not honoured: {', '.join(turn.report.ignored)}", param=turn.report.ignored[0])
@@ -205,30 +211,57 @@ class Engine:
                 self.fleet.retire_idle()
                 attempts.logged_in_again = attempts.fresh = True
                 return True
-            case BadRequest() if not turn.strict and self._parameters(turn).refusable:
-                self._refusing.add(turn.profile.model)
-                return True
+            case BadRequest() if error.kind == "invalid_request" and error.param is None:
+                return self._note_refusal(turn, attempts)
         return False
 
+    def _note_refusal(self, turn: Turn, attempts: _Attempts) -> bool:
+        """Remember what the model seems to refuse; True when the turn can be run without it.
+
+        Where leaving everything out does not help either, the 400 was about something else, and nothing is remembered.
+        """
+        model = turn.profile.model
+        known = self._refusals.get(model, Refusals())
+        if attempts.refusals_before is None:
+            attempts.refusals_before = known
+        if not turn.strict and self._parameters(turn).refusable:
+            self._refusals[model] = replace(known, sampling=True)
+        elif turn.conversation.options.json_schema is not None and not known.schema:
+            self._refusals[model] = replace(known, schema=True)
+        else:
+            self._refusals[model] = attempts.refusals_before
+            return False
+        return True
+
     def _parameters(self, turn: Turn) -> Parameters:
-        refuses = turn.profile.model in self._refusing and not turn.strict
-        return build_parameters(turn.conversation.options, refuses_sampling=refuses)
+        known = self._refusals.get(turn.profile.model, Refusals())
+        return build_parameters(turn.conversation.options, turn.profile.toolset, known)
+
+    def _profile(self, turn: Turn) -> Profile:
+        """What the child must be; with a schema of its own where the model does not take one per request."""
+        schema = turn.conversation.options.json_schema
+        refused = self._refusals.get(turn.profile.model, Refusals()).schema
+        if schema is None or not (refused or is_open(schema)):
+            return turn.profile
+        return replace(turn.profile, json_schema=msgspec.json.encode(schema))
 
     def _attempt(self, turn: Turn, attempts: _Attempts) -> None:
         conversation = turn.conversation
         chain = digest_chain(digest_profile(turn.partition, "chat", conversation), conversation.messages)
-        dialogue, held = self._lease(turn, chain, attempts)
+        profile = self._profile(turn)
+        dialogue, held = self._lease(turn, profile, chain, attempts)
         turn.report.leased = self.clock()
         parameters = self._parameters(turn)
         turn.report.ignored = tuple(sorted({*turn.ignored, *parameters.ignored}))
         collector = Collector()
-        translator = Translator(self.wall_clock())
+        structured = profile.json_schema is not None
+        translator = Translator(self.wall_clock(), profile.toolset, structured=structured)
         assert turn.watch is not None
         alive = turn.watch.alive
         try:
             turn.attach(dialogue)
             new = conversation.messages[held:]
-            for event in run_turn(dialogue, turn.profile, new, parameters.settings, translator, alive):
+            for event in run_turn(dialogue, profile, new, parameters.settings, translator, alive):
                 collector.add(event)
                 if not isinstance(event, MessageEnd):
                     self._hand_over(turn, event)
@@ -236,21 +269,32 @@ class Engine:
             turn.detach()
             self.fleet.retire(dialogue, urgent=True)
             raise
+        answer = collector.completion()
+        if conversation.options.json_schema is not None and answer.stop_reason == "end_turn":
+            self._check_json(dialogue, conversation.options.json_schema, answer.text)
         # Given back before the client knows that the turn has ended: its next request must find the child.
-        self._release(turn, dialogue, chain[-1], collector.completion(), cut=translator.cut)
+        self._release(turn, dialogue, chain[-1], answer, cut=translator.cut)
         self._hand_over(turn, event)
 
-    def _lease(self, turn: Turn, chain: tuple[bytes, ...], attempts: _Attempts) -> tuple[Dialogue, int]:
+    def _check_json(self, dialogue: Dialogue, schema: dict[str, Any], text: str) -> None:
+        problem = find_problem(schema, text)
+        if problem is not None:
+            self.fleet.retire(dialogue, urgent=True)
+            raise UpstreamError(f"The model's answer does not match the schema: {problem}")
+
+    def _lease(
+        self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: _Attempts
+    ) -> tuple[Dialogue, int]:
         """A child, and how many of the conversation's messages it holds. Raises the verdict of an aborted turn."""
         if turn.verdict is not None:
             raise turn.verdict
-        if not attempts.fresh:
-            found = self.fleet.lease_holding(chain)
+        if not attempts.fresh and profile.json_schema is None:
+            found = self.fleet.lease_holding(chain, turn.conversation.messages)
             if found is not None:
                 turn.report.how = "live"
                 return found
         turn.report.how = "replayed" if len(turn.conversation.messages) > 1 else "new"
-        return self.fleet.lease(turn.profile), 0
+        return self.fleet.lease(profile), 0
 
     def _hand_over(self, turn: Turn, event: Event) -> None:
         if isinstance(event, MessageStart):

@@ -7,10 +7,8 @@ document (https://github.com/openai/openai-openapi), and what the SDKs were seen
 from collections.abc import Iterable, Iterator
 from typing import Any, assert_never
 
-import msgspec
-
-from ..conversation import Conversation, Effort, Options, Text
-from ..errors import BadRequest, ProxyError
+from ..conversation import ToolUse
+from ..errors import ProxyError
 from ..events import (
     BlockStart,
     BlockStop,
@@ -24,9 +22,9 @@ from ..events import (
     ToolInputDelta,
     Usage,
 )
-from .dialect import Context, Parsed, decode, encode, sse
+from .chat_request import parse_chat
+from .dialect import Context, Parsed, encode, sse
 from .openai import build_error
-from .transcript import AnyRole, Entry, arrange
 
 KEEP_ALIVE = b": keep-alive\n\n"  # never ": ping": Continue takes it for the end of a chunk
 DONE = b"data: [DONE]\n\n"
@@ -40,69 +38,6 @@ FINISH_REASONS = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-ROLES: dict[str, AnyRole] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-}
-
-# Values that ask for nothing beyond what happens anyway; anything else in these fields is named as ignored.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "functions": ([],),
-}
-
-
-class Part(msgspec.Struct):
-    """One part of a message's content."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(msgspec.Struct):
-    """`content` may be null, absent, a string or parts; `reasoning_content` is ours, and not read back."""
-
-    role: str
-    content: str | list[Part] | None = None
-    refusal: str | None = None
-
-
-class StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
-class ChatRequest(msgspec.Struct):
-    """What is read of a request; null means absent everywhere. Other fields are named as ignored."""
-
-    messages: list[ChatMessage]
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    stop: str | list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    reasoning_effort: Effort | None = None
-    n: int | None = None
-    logprobs: bool | None = None
-    modalities: list[str] | None = None
-    user: str | None = None
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
 
 
 class ChatCompletions:
@@ -111,12 +46,8 @@ class ChatCompletions:
     name = "chat"
 
     def parse(self, body: bytes) -> Parsed:
-        """Raises BadRequest with the path of what is wrong."""
-        request = decode(body, ChatRequest)
-        _check(request)
-        system, messages = arrange(_parse_message(message, i) for i, message in enumerate(request.messages))
-        conversation = Conversation(request.model or "", messages, system, options=_parse_options(request))
-        return Parsed(conversation, bool(request.stream), request, _ignored(body))
+        """See `chat_request`. Raises BadRequest with the path of what is wrong."""
+        return parse_chat(body)
 
     def stream(self, events: Iterable[Event | None], context: Context) -> Iterator[bytes]:
         """Role chunk first, `finish_reason` once, usage only when asked for, `[DONE]` last."""
@@ -134,11 +65,16 @@ class ChatCompletions:
         }
         if completion.thinking:
             message["reasoning_content"] = completion.thinking
+        calls = [_build_call(block) for block in completion.blocks if isinstance(block, ToolUse)]
+        if calls:
+            message["content"] = message["content"] or None
+            message.update(self._calls(calls, context))
+        reason = finish_reason(completion.stop_reason, legacy=context.request.is_legacy)
         choice = {
             "index": 0,
             "message": message,
             "logprobs": None,
-            "finish_reason": finish_reason(completion.stop_reason),
+            "finish_reason": reason,
         }
         return {
             "id": completion_id(context),
@@ -148,6 +84,10 @@ class ChatCompletions:
             "choices": [choice],
             "usage": build_usage(completion.usage),
         }
+
+    def _calls(self, calls: list[dict[str, Any]], context: Context) -> dict[str, Any]:
+        """`tool_calls`, or for a client of the legacy `functions` its one `function_call`."""
+        return {"function_call": calls[0]["function"]} if context.request.is_legacy else {"tool_calls": calls}
 
     def error(self, error: ProxyError, request_id: str) -> tuple[int, dict[str, Any]]:
         return error.status, build_error(error)
@@ -169,7 +109,9 @@ class _ChunkWriter:
         }
         options = context.request.stream_options
         self._with_usage = bool(options and options.include_usage)
+        self._legacy = context.request.is_legacy
         self._opened = False
+        self._calls: dict[int, int] = {}
 
     def render(self, event: Event | None) -> bytes:
         """The bytes of one event; None is a sign of life. The first bytes are always the role chunk."""
@@ -182,12 +124,25 @@ class _ChunkWriter:
                 return opening + self._chunk({"content": text})
             case ThinkingDelta(_, thinking):
                 return opening + self._chunk({"reasoning_content": thinking})
+            case BlockStart(index, ToolUse() as call):
+                self._calls[index] = len(self._calls)
+                return opening + self._call(index, {"name": call.name, "arguments": ""}, call.id)
+            case ToolInputDelta(index, partial_json):
+                return opening + self._call(index, {"arguments": partial_json})
             case MessageEnd():
                 return opening + self._end(event)
-            case MessageStart() | BlockStart() | BlockStop() | SignatureDelta() | ToolInputDelta():
+            case MessageStart() | BlockStart() | BlockStop() | SignatureDelta():
                 return opening
             case _:
                 assert_never(event)
+
+    def _call(self, index: int, function: dict[str, Any], call_id: str | None = None) -> bytes:
+        """A piece of a call. Its id, type and name come once: openai-python joins what is repeated."""
+        number = self._calls[index]
+        if self._legacy:
+            return self._chunk({"function_call": function}) if number == 0 else b""
+        first = {"id": call_id, "type": "function"} if call_id is not None else {}
+        return self._chunk({"tool_calls": [{"index": number, **first, "function": function}]})
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -195,7 +150,7 @@ class _ChunkWriter:
 
     def _end(self, event: MessageEnd) -> bytes:
         closing = self._chunk({"refusal": event.explanation}) if event.explanation else b""
-        closing += self._chunk({}, finish_reason(event.stop_reason))
+        closing += self._chunk({}, finish_reason(event.stop_reason, legacy=self._legacy))
         if self._with_usage:
             closing += self._data({"choices": []}, build_usage(event.usage))
         return closing + DONE
@@ -210,9 +165,16 @@ def completion_id(context: Context) -> str:
     return "chatcmpl-" + context.request_id.removeprefix("req_")
 
 
-def finish_reason(stop_reason: str) -> str:
+def finish_reason(stop_reason: str, *, legacy: bool = False) -> str:
     """OpenAI's word; a stop reason that is not known here has ended the answer all the same."""
-    return FINISH_REASONS.get(stop_reason, "stop")
+    reason = FINISH_REASONS.get(stop_reason, "stop")
+    return "function_call" if legacy and reason == "tool_calls" else reason
+
+
+def _build_call(block: ToolUse) -> dict[str, Any]:
+    """`arguments` is a JSON string, `{}` when there are none, never an object."""
+    arguments = encode(block.input).decode()
+    return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}}
 
 
 def build_usage(usage: Usage) -> dict[str, Any]:
@@ -233,68 +195,3 @@ def build_usage(usage: Usage) -> dict[str, Any]:
             "rejected_prediction_tokens": 0,
         },
     }
-
-
-def _parse_message(message: ChatMessage, index: int) -> Entry:
-    path = f"messages[{index}]"
-    role = ROLES.get(message.role)
-    if role is None:
-        known = ", ".join(ROLES)
-        raise BadRequest(f"Unknown role {message.role[:40]!r}; known are {known}", param=f"{path}.role")
-    if message.content is None:
-        return role, _texts([message.refusal or ""])
-    if isinstance(message.content, str):
-        return role, _texts([message.content])
-    return role, _texts([_parse_part(part, f"{path}.content[{i}]") for i, part in enumerate(message.content)])
-
-
-def _parse_part(part: Part, path: str) -> str:
-    if part.type != "text":
-        raise BadRequest(f"Parts of type {part.type[:40]!r} are not supported", param=f"{path}.type")
-    if part.text is None:
-        raise BadRequest("A text part needs its text", param=f"{path}.text")
-    return part.text
-
-
-def _texts(texts: list[str]) -> tuple[Text, ...]:
-    return tuple(Text(text) for text in texts)
-
-
-def _parse_options(request: ChatRequest) -> Options:
-    stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    return Options(
-        max_tokens=request.max_completion_tokens or request.max_tokens,
-        stop_sequences=tuple(text for text in stop if text),
-        temperature=request.temperature,
-        top_p=request.top_p,
-        effort=request.reasoning_effort,
-    )
-
-
-def _check(request: ChatRequest) -> None:
-    """What is not a matter of types. Raises BadRequest."""
-    limits = request.max_tokens, request.max_completion_tokens
-    rules = (
-        (bool(request.messages), "messages", "messages must not be empty"),
-        (request.n in (None, 1), "n", "Only one choice can be made: n must be 1"),
-        (not request.logprobs, "logprobs", "logprobs are not available"),
-        ("audio" not in (request.modalities or ()), "modalities", "Audio is not available"),
-        (limits[0] is None or limits[0] >= 1, "max_tokens", "max_tokens must be at least 1"),
-        (
-            limits[1] is None or limits[1] >= 1,
-            "max_completion_tokens",
-            "max_completion_tokens must be at least 1",
-        ),
-        (0 <= (request.temperature or 0) <= 2, "temperature", "temperature must be between 0 and 2"),
-        (0 <= (request.top_p or 0) <= 1, "top_p", "top_p must be between 0 and 1"),
-    )
-    for holds, param, message in rules:
-        if not holds:
-            raise BadRequest(message, param=param)
-
-
-def _ignored(body: bytes) -> tuple[str, ...]:
-    """Fields that were sent, ask for something, and are not read."""
-    fields = msgspec.json.decode(body, type=dict[str, Any])
-    unread = (name for name in fields if name not in ChatRequest.__struct_fields__ or name in NEUTRAL)
-    return tuple(name for name in unread if fields[name] is not None and fields[name] not in NEUTRAL.get(name, ()))

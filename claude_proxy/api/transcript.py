@@ -1,47 +1,39 @@
-"""From a client's list of messages to the canonical form: where system messages go, what is left out.
+"""From a client's list of messages to the canonical form: where system messages go, which result belongs to which call.
 
-In: roles and blocks, in the client's order. Out: the system prompt and the messages. The CLI takes a system prompt only
-at the start, so what comes later travels with a user message, marked as what it is.
+In: roles and blocks, in the client's order. Out: the system prompt and the messages, of which this holds: every tool
+call has its result, right after it and in the same order; ids of calls are unique, and such as the API takes.
 """
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Literal
 
-from ..conversation import ContentBlock, Message, Text
+from ..conversation import ContentBlock, Message, Text, Thinking, ToolResult, ToolUse, plain_id
 from ..errors import BadRequest
 
 AnyRole = Literal["system", "user", "assistant"]
 Entry = tuple[AnyRole, tuple[ContentBlock, ...]]
 
+_UNUSABLE = re.compile(r"[^a-zA-Z0-9_-]")
+
 
 def arrange(entries: Iterable[Entry], path: str = "messages") -> tuple[str | None, tuple[Message, ...]]:
     """System prompt (None where there is none) and messages, oldest first, the last one the user's.
 
-    System messages at the head become the prompt; one in the middle goes with the next user message, one that comes
-    last with the one before it. An assistant message without content is left out: the CLI drops it too.
-    Raises BadRequest where no user message is left to answer.
+    System messages at the head become the prompt: the CLI takes one only at the start. One in the middle goes with the
+    next user message, one that comes last with the one before it, marked as what it is. An assistant message without
+    content is left out, as the CLI does. Raises BadRequest for calls without results and results without calls.
     """
-    system: list[str] = []
-    messages: list[Message] = []
-    waiting: list[ContentBlock] = []
+    arrangement = _Arrangement(path)
     for role, blocks in entries:
         if role == "system":
-            texts = [block.text for block in blocks if isinstance(block, Text) and block.text]
-            if messages or waiting:
-                waiting.extend(mark_system(text) for text in texts)
-            else:
-                system.extend(texts)
+            arrangement.add_system([block.text for block in blocks if isinstance(block, Text) and block.text])
         elif role == "user":
-            messages.append(Message("user", (*waiting, *_content(blocks))))
-            waiting.clear()
-        elif any(not isinstance(block, Text) or block.text.strip() for block in blocks):
-            messages.append(Message("assistant", blocks))
-    _append_trailing(messages, waiting)
-    if not messages:
-        raise BadRequest(f"{path} must hold at least one user message", param=path)
-    if messages[-1].role != "user":
-        raise BadRequest("The last message must be the user's: an answer cannot be begun for the model", param=path)
-    return "\n\n".join(system) or None, tuple(messages)
+            arrangement.add_user(blocks)
+        else:
+            arrangement.add_assistant(blocks)
+    return arrangement.finish()
 
 
 def mark_system(text: str) -> Text:
@@ -49,17 +41,98 @@ def mark_system(text: str) -> Text:
     return Text(f"<system>\n{text}\n</system>")
 
 
-def _append_trailing(messages: list[Message], waiting: list[ContentBlock]) -> None:
-    if not waiting or not messages:
-        return
-    last = messages[-1]
-    if last.role == "user":
-        messages[-1] = Message("user", (*last.content, *waiting))
-    else:
-        messages.append(Message("user", tuple(waiting)))
+@dataclass(slots=True)
+class _Arrangement:
+    """One pass over the entries. `asked` are calls of the last assistant message, by the client's plain id."""
+
+    path: str
+    system: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    _waiting: list[ContentBlock] = field(default_factory=list)
+    _asked: dict[str, ToolUse] = field(default_factory=dict)
+    _results: dict[str, ToolResult] = field(default_factory=dict)
+    _texts: list[Message] = field(default_factory=list)
+    _used: set[str] = field(default_factory=set)
+
+    def add_system(self, texts: list[str]) -> None:
+        if self.messages or self._texts or self._results:
+            self._waiting.extend(mark_system(text) for text in texts)
+        else:
+            self.system.extend(texts)
+
+    def add_user(self, blocks: tuple[ContentBlock, ...]) -> None:
+        others: list[ContentBlock] = []
+        for block in blocks:
+            if isinstance(block, ToolResult):
+                self._add_result(block)
+            elif not isinstance(block, Text) or block.text:
+                others.append(block)
+        if others or self._waiting:
+            self._texts.append(Message("user", (*self._waiting, *others)))
+            self._waiting.clear()
+        elif not any(isinstance(block, ToolResult) for block in blocks):
+            self._texts.append(Message("user", (Text(""),)))
+
+    def add_assistant(self, blocks: tuple[ContentBlock, ...]) -> None:
+        self._close_round()
+        kept = tuple(self._adopt(block) for block in blocks if not isinstance(block, Text) or block.text)
+        if any(not isinstance(block, Thinking) and not _is_blank(block) for block in kept):
+            self.messages.append(Message("assistant", kept))
+
+    def finish(self) -> tuple[str | None, tuple[Message, ...]]:
+        self._close_round()
+        if self._waiting and self.messages:
+            self._append_waiting()
+        if not self.messages:
+            raise BadRequest(f"{self.path} must hold at least one user message", param=self.path)
+        if self.messages[-1].role != "user":
+            raise BadRequest("The last message must be the user's: an answer cannot be begun for it", param=self.path)
+        return "\n\n".join(self.system) or None, tuple(self.messages)
+
+    def _append_waiting(self) -> None:
+        last = self.messages[-1]
+        if last.role == "user" and not any(isinstance(block, ToolResult) for block in last.content):
+            self.messages[-1] = Message("user", (*last.content, *self._waiting))
+        else:
+            self.messages.append(Message("user", tuple(self._waiting)))
+
+    def _add_result(self, result: ToolResult) -> None:
+        """Of two results for one call the last one counts."""
+        name = plain_id(result.tool_use_id)
+        call = self._asked.get(name)
+        if call is None:
+            message = f"No tool call {result.tool_use_id[:80]!r} precedes its result"
+            raise BadRequest(message, param=self.path)
+        self._results[name] = ToolResult(call.id, result.content, result.is_error)
+
+    def _close_round(self) -> None:
+        """What followed the last assistant message: results first, in the order of the calls, then the rest."""
+        missing = [call.id for name, call in self._asked.items() if name not in self._results]
+        if missing:
+            raise BadRequest(f"These tool calls have no result: {', '.join(missing)[:400]}", param=self.path)
+        if self._asked:
+            self.messages.append(Message("user", tuple(self._results[name] for name in self._asked)))
+        self.messages.extend(self._texts)
+        self._asked.clear()
+        self._results.clear()
+        self._texts.clear()
+
+    def _adopt(self, block: ContentBlock) -> ContentBlock:
+        """A call under an id that is unique in the conversation: of two equal ones the CLI deletes the second."""
+        if not isinstance(block, ToolUse):
+            return block
+        usable = _UNUSABLE.sub("_", block.id)[:100] or "call"
+        unique, number = usable, 1
+        while plain_id(unique) in self._used:
+            number += 1
+            unique = f"{usable}x{number}"
+        self._used.add(plain_id(unique))
+        call = ToolUse(unique, block.name, block.input)
+        if plain_id(block.id) in self._asked:
+            raise BadRequest(f"Two calls of one message have the id {block.id[:80]!r}", param=self.path)
+        self._asked[plain_id(block.id)] = call
+        return call
 
 
-def _content(blocks: tuple[ContentBlock, ...]) -> tuple[ContentBlock, ...]:
-    """Without empty texts, which the API refuses, as long as something else is there."""
-    kept = tuple(block for block in blocks if not isinstance(block, Text) or block.text)
-    return kept or (Text(""),)
+def _is_blank(block: ContentBlock) -> bool:
+    return isinstance(block, Text) and not block.text.strip()

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..conversation import Message
+import msgspec
+
+from ..conversation import Message, Tool, ToolResult, plain_id
 from ..errors import ProxyError, UpstreamError
 from ..models import CliModel
 from . import protocol
 from .child import Child
-from .protocol import ControlAnswer, ControlRequest, ControlResponse, Inbound, Result
+from .protocol import ControlAnswer, ControlRequest, ControlResponse, Inbound, RateLimit, Result, ToolCall
+from .toolset import LARGEST_RESULT, Toolset
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,12 @@ class Profile:
 
     model: str
     system: str | None = None
+    tools: tuple[Tool, ...] = ()
+    json_schema: bytes | None = None
+
+    @property
+    def toolset(self) -> Toolset:
+        return Toolset(self.tools)
 
 
 NO_SETTINGS: dict[str, Any] = {
@@ -53,6 +62,8 @@ class Dialogue:
         self._settings = NO_SETTINGS
         self._numbers = itertools.count(1)
         self._awaited: dict[str, str] = {}
+        self._calls: dict[str, ToolCall] = {}
+        self.toolset = Toolset(())
 
     def prepare(self, profile: Profile) -> None:
         """Initialise a blank child for a profile; its answers are taken by a later `receive`. Raises ChildDied."""
@@ -61,7 +72,11 @@ class Dialogue:
         if self.profile is not None:
             raise ValueError("a child is initialised once")
         self.profile = profile
-        self._send(protocol.build_initialize(self._expect("initialize"), profile.system))
+        self.toolset = profile.toolset
+        extra = self.toolset.manifest()
+        if profile.json_schema is not None:
+            extra["jsonSchema"] = msgspec.json.decode(profile.json_schema)
+        self._send(protocol.build_initialize(self._expect("initialize"), profile.system, extra))
         if profile.model != self.model:
             self._send(protocol.build_set_model(self._expect("set_model"), profile.model))
             self.model = profile.model
@@ -78,7 +93,7 @@ class Dialogue:
         Waits for the CLI to have taken a user message: without that the order is lost
         (`tests/data/transcripts/replayed_history.jsonl`).
         """
-        self._send(protocol.build_message(message, query=False))
+        self._send(protocol.build_message(self.toolset.rename(message), query=False))
         while message.role == "user":
             inbound = self.receive(alive)
             if isinstance(inbound, Result):
@@ -89,6 +104,27 @@ class Dialogue:
     def ask(self, message: Message) -> None:
         """Send the newest user message: the turn begins."""
         self._send(protocol.build_message(message, query=True))
+
+    @property
+    def is_parked(self) -> bool:
+        """True while the turn waits for results of the client's functions."""
+        return bool(self._calls)
+
+    def can_answer(self, message: Message) -> bool:
+        """True where this message holds the results of all pending calls, nothing else, and the CLI takes them as they
+        are; anything else must be replayed."""
+        results = [block for block in message.content if isinstance(block, ToolResult)]
+        return (
+            len(results) == len(message.content)
+            and {plain_id(result.tool_use_id) for result in results} == set(self._calls)
+            and all(protocol.is_deliverable(result, LARGEST_RESULT) for result in results)
+        )
+
+    def answer(self, message: Message) -> None:
+        """Give the pending calls their results: the parked turn goes on. `can_answer` must hold."""
+        for result in message.content:
+            assert isinstance(result, ToolResult)
+            self._send(protocol.build_tool_answer(self._calls.pop(plain_id(result.tool_use_id)), result))
 
     def receive(self, alive: Callable[[], None]) -> Inbound:
         """The next message that is not about control; `alive` is called for every line.
@@ -109,15 +145,15 @@ class Dialogue:
             while self.child.has_output():
                 line = self.child.receive(0.0)
                 inbound = protocol.parse_line(line) if line is not None else None
-                if inbound is not None and not self._handle(inbound):
+                if inbound is not None and not self._handle(inbound) and not isinstance(inbound, RateLimit):
                     return False
         except ProxyError:
             return False
         return True
 
     def is_quiet(self) -> bool:
-        """True for a live child that has said nothing since its last turn, and runs."""
-        return self.is_running() and not self.child.has_output()
+        """True for a live child that has said nothing since its last turn that matters, and runs."""
+        return self.is_running() and self.look()
 
     def is_running(self) -> bool:
         return not self.child.has_exited()
@@ -140,6 +176,9 @@ class Dialogue:
             case ControlResponse(answer):
                 self._take_answer(answer)
                 return True
+            case ToolCall():
+                self._calls[plain_id(inbound.tool_use_id)] = inbound
+                return False
             case ControlRequest(request_id, request):
                 log.warning("Child %d asked for %s, which is not served", self.child.pid, request.get("subtype"))
                 self._send(protocol.build_refusal(request_id, "not supported by this client"))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..conversation import Message
 from ..errors import CliUnavailable, ProxyError, ShuttingDown
 from ..models import is_alias
 from .dialogue import Dialogue, Profile
@@ -32,23 +33,24 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many of each kind: `warm` blank spares, `live` finished conversations, `maximum` of all kinds together."""
+    """How many of each kind: `warm` blank spares, `live` finished conversations, `maximum` of all kinds together.
+
+    idle_ttl, park_ttl: seconds until a live child, or one that waits for tool results, is given up.
+    """
 
     warm: int
     live: int
     maximum: int
     idle_ttl: float
+    park_ttl: float
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     spare: int = 0
     live: int = 0
+    parked: int = 0
     leased: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.spare + self.live + self.leased
 
 
 @dataclass(slots=True)
@@ -57,8 +59,16 @@ class Members:
 
     spares: list[Dialogue] = field(default_factory=list)
     live: list[Dialogue] = field(default_factory=list)
+    parked: list[Dialogue] = field(default_factory=list)
     leased: list[Dialogue] = field(default_factory=list)
     retired: list[tuple[Dialogue, bool]] = field(default_factory=list)
+
+    def idle(self) -> list[Dialogue]:
+        """Everyone whom no turn has."""
+        return self.spares + self.live + self.parked
+
+    def count(self) -> int:
+        return len(self.spares) + len(self.live) + len(self.parked) + len(self.leased)
 
 
 class Fleet:
@@ -93,33 +103,40 @@ class Fleet:
         self.wake()
         return child or self._await(order, timeout)
 
-    def lease_holding(self, chain: Sequence[bytes]) -> tuple[Dialogue, int] | None:
-        """The live child that holds most of a conversation, and how many of its messages; None when there is none.
+    def lease_holding(self, chain: Sequence[bytes], messages: Sequence[Message]) -> tuple[Dialogue, int] | None:
+        """The child that holds most of a conversation, and how many of its messages; None when there is none.
 
-        chain: H₀ … Hₙ of the conversation. The last message is always new, so Hₙ itself is not looked for.
+        chain: H₀ … Hₙ of the messages. The last message is always new, so Hₙ itself is not looked for. A parked child
+        fits only when what it does not hold are the results it waits for; any other goes, because the conversation
+        went on without it.
         """
         known = {digest: count for count, digest in enumerate(chain[:-1]) if count}
         with self.changed:
             if self.closing:
                 return None
-            fitting = [child for child in self.members.live if child.holds in known]
-            for child in sorted(fitting, key=lambda child: known[child.holds or b""], reverse=True):
-                self.members.live.remove(child)
-                if not child.is_quiet():
+            found = [child for child in self.members.live + self.members.parked if child.holds in known]
+            for child in sorted(found, key=lambda child: known[child.holds or b""], reverse=True):
+                held = known[child.holds or b""]
+                group = self.members.parked if child.is_parked else self.members.live
+                group.remove(child)
+                answers = held == len(messages) - 1 and child.can_answer(messages[-1])
+                if (child.is_parked and not answers) or not child.is_quiet():
                     self._retire(child, urgent=True)
                     continue
                 self.members.leased.append(child)
-                return child, known[child.holds or b""]
+                return child, held
         return None
 
     def give_back(self, child: Dialogue) -> None:
-        """A finished turn: the child now holds what `child.holds` says, and may go on with it."""
+        """A finished answer: the child now holds what `child.holds` says, and may go on with it."""
         with self.changed:
             self.members.leased.remove(child)
             child.last_used = self._clock()
-            self.members.live.append(child)
-            while len(self.members.live) > (0 if self.closing else self.limits.live):
+            (self.members.parked if child.is_parked else self.members.live).append(child)
+            while len(self.members.live) > self.limits.live:
                 self._retire(self.members.live.pop(0), urgent=False)
+            if self.closing:
+                self._retire_all_idle()
             self.changed.notify_all()
         self.wake()
 
@@ -137,18 +154,14 @@ class Fleet:
     def retire_idle(self) -> None:
         """Every child that is not leased: what they know of the login, or of the CLI's version, is out of date."""
         with self.changed:
-            idle = self.members.spares + self.members.live
-            self.members.spares.clear()
-            self.members.live.clear()
-            for child in idle:
-                self._retire(child, urgent=False)
+            self._retire_all_idle()
         self.wake()
 
     def counts(self) -> Counts:
         """How many there are of each kind; retired ones are not counted."""
         with self.changed:
             members = self.members
-            return Counts(len(members.spares), len(members.live), len(members.leased))
+            return Counts(len(members.spares), len(members.live), len(members.parked), len(members.leased))
 
     def close(self) -> None:
         """No more leases; everything that is not leased goes."""
@@ -160,18 +173,25 @@ class Fleet:
         self.retire_idle()
 
     def make_room(self) -> None:
-        """Below the maximum again, if an idle child can go: the least recently used first. The lock must be held."""
+        """Below the maximum again, if anyone can go: the least recently used live child, a spare, the oldest parked
+        one, whose conversation is then replayed. The lock must be held."""
         members = self.members
-        while len(members.spares) + len(members.live) + len(members.leased) >= self.limits.maximum:
-            if members.live:
-                self._retire(members.live.pop(0), urgent=False)
-            elif members.spares:
-                self._retire(members.spares.pop(0), urgent=False)
-            else:
+        while members.count() >= self.limits.maximum:
+            group = members.live or members.spares or members.parked
+            if not group:
                 return
+            self._retire(group.pop(0), urgent=False)
 
     def _retire(self, child: Dialogue, urgent: bool) -> None:
-        self.members.retired.append((child, urgent))
+        # A parked child takes the end of its input for the end of its call, and asks the API to go on without it.
+        self.members.retired.append((child, urgent or child.is_parked))
+
+    def _retire_all_idle(self) -> None:
+        for child in self.members.idle():
+            self._retire(child, urgent=False)
+        self.members.spares.clear()
+        self.members.live.clear()
+        self.members.parked.clear()
 
     def _refuse_when_closing(self) -> None:
         if self.closing:

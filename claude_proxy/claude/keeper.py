@@ -149,7 +149,7 @@ class Keeper:
             warm = fleet.limits.warm
             if warm == 0 or fleet.closing or self._clock() < fleet.last_lease + TOP_UP_DELAY:
                 return None, False
-            if len(fleet.members.leased) + len(fleet.members.live) + len(fleet.members.spares) >= fleet.limits.maximum:
+            if fleet.members.count() >= fleet.limits.maximum:
                 return None, False
             wanted = fleet.last_profile or self._default
             blank = sum(child.profile is None for child in fleet.members.spares)
@@ -173,30 +173,30 @@ class Keeper:
         self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
 
     def _expire(self) -> None:
-        """Live children that nobody came back to, and, when memory is short, the least recently used of them."""
-        fleet = self._fleet
-        oldest = self._clock() - fleet.limits.idle_ttl
+        """Children that nobody came back to, and, when memory is short, the least recently used live one."""
+        fleet, now = self._fleet, self._clock()
         short = bool(fleet.members.live) and _memory_is_short()
         with fleet.changed:
-            expired = [child for child in fleet.members.live if child.last_used <= oldest]
-            if short and not expired:
-                expired = fleet.members.live[:1]
-            for child in expired:
-                fleet.members.live.remove(child)
-                fleet.members.retired.append((child, False))
+            members = fleet.members
+            for group, ttl in ((members.live, fleet.limits.idle_ttl), (members.parked, fleet.limits.park_ttl)):
+                for child in [child for child in group if child.last_used <= now - ttl]:
+                    group.remove(child)
+                    members.retired.append((child, child.is_parked))
+            if short and members.live:
+                members.retired.append((members.live.pop(0), False))
 
     def _look_after_idle(self) -> None:
         """A spare that ended is replaced, a live child that speaks unasked is retired."""
         fleet = self._fleet
         with fleet.changed:
-            for group in (fleet.members.spares, fleet.members.live):
+            for group in (fleet.members.spares, fleet.members.live, fleet.members.parked):
                 for child in [child for child in group if not child.look()]:
                     group.remove(child)
                     fleet.members.retired.append((child, True))
                     if group is fleet.members.spares:
                         self._put_off(child.child.stderr_tail() or "it ended by itself")
                     else:
-                        log.warning("Live child %d ended or spoke unasked while idle", child.child.pid)
+                        log.warning("Child %d ended or spoke unasked while idle", child.child.pid)
             if any(child.ready for child in fleet.members.spares):
                 self._backoff = FIRST_BACKOFF
 
@@ -206,7 +206,8 @@ class Keeper:
         now = self._clock()
         for dialogue, urgent in fresh:
             child = dialogue.child
-            child.end_input()
+            if not urgent:
+                child.end_input()
             steps: list[tuple[float, Callable[[], None]]] = [
                 (now if urgent else now + GRACE, child.terminate),
                 (now + GRACE * (1 if urgent else 2), child.kill),
@@ -232,9 +233,7 @@ class Keeper:
     def _descriptors(self) -> list[int]:
         """stdout of every child that should be silent; a retired one's ends with it."""
         with self._fleet.changed:
-            members = self._fleet.members
-            idle = [child.child.fileno() for child in members.spares + members.live]
-        return idle
+            return [child.child.fileno() for child in self._fleet.members.idle()]
 
     def _pause(self) -> float:
         """Seconds until something must be done without being asked."""

@@ -30,6 +30,7 @@ CHAT_FLAGS = (
     *("--verbose", "--include-partial-messages", "--thinking-display", "summarized"),
     *("--tools", "", "--setting-sources", "", "--strict-mcp-config", "--disable-slash-commands"),
     *("--no-session-persistence", "--settings", '{"crossSessionInbound":"refuse"}'),
+    *("--allowedTools", "mcp__client"),
 )
 
 # A session of Claude Code that we were started from; our own settings; what would change every request.
@@ -44,11 +45,18 @@ REMOVED_VARIABLES = frozenset(
 )
 KEY_VARIABLES = frozenset(("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"))
 
-# DISABLE_AUTO_COMPACT: the history is the client's. MAX_RETRIES: the CLI would otherwise try for minutes.
+# DISABLE_AUTO_COMPACT: the history is the client's. MAX_RETRIES: the CLI would otherwise try for minutes. Without
+# the two DISABLE_…: a broken stream is asked for again as one piece, a refusal is argued with, both unseen. The others:
+# the client's functions keep their names, are all offered at once, and their results arrive uncut.
 ADDED_VARIABLES = {
     "DISABLE_AUTO_COMPACT": "1",
     "DISABLE_AUTOUPDATER": "1",
     "CLAUDE_CODE_MAX_RETRIES": "2",
+    "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
+    "CLAUDE_CODE_DISABLE_REFUSAL_RETRY": "1",
+    "CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1",
+    "ENABLE_TOOL_SEARCH": "false",
+    "MAX_MCP_OUTPUT_TOKENS": "100000000",
 }
 
 

@@ -9,7 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ..conversation import Options
+from ..conversation import Options, ToolChoice
+from .toolset import Toolset
 
 LARGEST_TEMPERATURE = 1.0
 THINKING_OFF: dict[str, Any] = {"thinking": {"type": "disabled"}, "context_management": {"edits": []}}
@@ -34,8 +35,16 @@ class Parameters:
     refusable: tuple[str, ...] = ()
 
 
-def build_parameters(options: Options, *, refuses_sampling: bool = False) -> Parameters:
-    """Settings for one turn; `refuses_sampling` leaves out what this model was seen to refuse."""
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What a model was seen to refuse with a 400: sampling parameters and thinking off; a JSON schema."""
+
+    sampling: bool = False
+    schema: bool = False
+
+
+def build_parameters(options: Options, toolset: Toolset | None = None, refusals: Refusals = Refusals()) -> Parameters:
+    """Settings for one turn, in full; what `refusals` names is left out."""
     body: dict[str, Any] = {}
     ignored: list[str] = []
     stops = [stop for stop in options.stop_sequences if stop.strip()]
@@ -43,17 +52,10 @@ def build_parameters(options: Options, *, refuses_sampling: bool = False) -> Par
         body["stop_sequences"] = stops
     if len(stops) < len(options.stop_sequences):
         ignored.append("stop")  # the API takes no stop sequence of blanks alone
-    sampling = _sampling(options, ignored)
-    refusable = [*sampling, *(("reasoning_effort",) if options.effort == "none" else ())]
-    if refuses_sampling:
-        ignored.extend(refusable)
-        sampling, refusable = {}, []
-    elif options.effort not in (None, "none"):
-        ignored.extend(sampling)
-        sampling, refusable = {}, []
-    if refusable:
-        body.update(THINKING_OFF)
-    body.update(sampling)
+    body.update(_tools(options.tool_choice, toolset))
+    refusable = _settle_thinking(options, body, ignored, refusals)
+    if options.json_schema is not None and not refusals.schema and not is_open(options.json_schema):
+        body["output_config"] = {"format": {"type": "json_schema", "schema": close_objects(options.json_schema)}}
     settings = {
         "env": {
             "CLAUDE_CODE_EXTRA_BODY": json.dumps(body) if body else "",
@@ -61,7 +63,64 @@ def build_parameters(options: Options, *, refuses_sampling: bool = False) -> Par
         },
         "effortLevel": EFFORT_LEVELS.get(options.effort or ""),
     }
-    return Parameters(settings, tuple(sorted(set(ignored))), tuple(refusable))
+    return Parameters(settings, tuple(sorted(set(ignored))), refusable)
+
+
+def _settle_thinking(options: Options, body: dict[str, Any], ignored: list[str], refusals: Refusals) -> tuple[str, ...]:
+    """Put in what needs thinking to be off, and turn it off; returns the client's names for what was put in."""
+    sampling = _sampling(options, ignored)
+    forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
+    wishes = [
+        *sampling,
+        *(["tool_choice"] if forced else []),
+        *(["reasoning_effort"] if options.effort == "none" else []),
+    ]
+    if not wishes:
+        return ()
+    if refusals.sampling or (options.effort not in (None, "none") and not forced):
+        ignored.extend(wishes)
+        if forced:
+            body["tool_choice"] = {**body["tool_choice"], "type": "auto"}
+            body["tool_choice"].pop("name", None)
+        return ()
+    body.update(THINKING_OFF)
+    body.update(sampling)
+    return tuple(wishes)
+
+
+def _tools(choice: ToolChoice, toolset: Toolset | None) -> dict[str, Any]:
+    """Definitions as the client wrote them, and which may be called now; nothing without tools."""
+    if not toolset:
+        return {}
+    body: dict[str, Any] = {"tools": toolset.definitions(choice.allowed)}
+    wanted: dict[str, Any] = {"type": choice.mode}
+    if choice.mode == "tool" and choice.name is not None:
+        wanted["name"] = toolset.cli_name(choice.name)
+    if not choice.parallel and choice.mode != "none":
+        wanted["disable_parallel_tool_use"] = True
+    if wanted != {"type": "auto"}:
+        body["tool_choice"] = wanted
+    return body
+
+
+def close_objects(schema: Any) -> Any:
+    """A schema in which every object says `additionalProperties: false`, as the API demands of it."""
+    if isinstance(schema, list):
+        return [close_objects(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: value if key in _LITERAL else close_objects(value) for key, value in schema.items()}
+    if closed.get("type") == "object" or (isinstance(closed.get("properties"), dict) and "type" not in closed):
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def is_open(schema: dict[str, Any]) -> bool:
+    """True for a schema that any object meets: closed, as the API demands, it would leave the empty one alone."""
+    return schema.get("type") == "object" and not any(key in schema for key in ("properties", "$ref", "anyOf", "allOf"))
+
+
+_LITERAL = frozenset(("const", "enum", "default", "examples"))
 
 
 def _sampling(options: Options, ignored: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..conversation import Message
+from ..conversation import Base64Source, Document, Image, Message, Text, ToolResult
 from ..errors import UpstreamError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
@@ -97,6 +97,27 @@ class ControlRequest(msgspec.Struct, frozen=True):
     request: dict[str, Any]
 
 
+class ToolCall(msgspec.Struct, frozen=True):
+    """A `tools/call` for a function of the client's; unanswered, the turn waits for as long as it takes."""
+
+    request_id: str
+    rpc_id: int | str
+    tool_use_id: str
+
+
+class UserLine(msgspec.Struct, frozen=True):
+    """A `user` line: results that the CLI put into the history. `content` is raw."""
+
+    message: dict[str, Any]
+    parent_tool_use_id: str | None = None
+
+    def answered_ids(self) -> tuple[str, ...]:
+        """Ids of the tool calls that this line answers."""
+        content = self.message.get("content")
+        blocks = content if isinstance(content, list) else []
+        return tuple(block["tool_use_id"] for block in blocks if isinstance(block, dict) and "tool_use_id" in block)
+
+
 class Init(msgspec.Struct, frozen=True):
     """`system/init`: what is really offered to the model in this turn."""
 
@@ -155,9 +176,21 @@ class Result(msgspec.Struct, frozen=True):
     result: str | None = None
     usage: Usage = Usage()
     session_id: str = ""
+    structured_output: Any = None
 
 
-Inbound = StreamEvent | ControlResponse | ControlRequest | Init | ApiRetry | RateLimit | Assistant | Result
+Inbound = (
+    StreamEvent
+    | ControlResponse
+    | ControlRequest
+    | ToolCall
+    | UserLine
+    | Init
+    | ApiRetry
+    | RateLimit
+    | Assistant
+    | Result
+)
 
 _head = msgspec.json.Decoder(_Head)
 _DECODERS: dict[tuple[str, str | None], msgspec.json.Decoder[Inbound]] = {
@@ -170,6 +203,7 @@ _DECODERS: dict[tuple[str, str | None], msgspec.json.Decoder[Inbound]] = {
         ("system", "api_retry", ApiRetry),
         ("rate_limit_event", None, RateLimit),
         ("assistant", None, Assistant),
+        ("user", None, UserLine),
         ("result", None, Result),
     )
 }
@@ -180,9 +214,25 @@ def parse_line(line: bytes) -> Inbound | None:
     try:
         head = _head.decode(line)
         decoder = _DECODERS.get((head.type, head.subtype if head.type == "system" else None))
-        return decoder.decode(line) if decoder is not None else None
+        inbound = decoder.decode(line) if decoder is not None else None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError("The CLI wrote a line that is not its protocol") from error
+    return (_parse_call(inbound) or inbound) if isinstance(inbound, ControlRequest) else inbound
+
+
+def _parse_call(request: ControlRequest) -> ToolCall | None:
+    """The `tools/call` inside a control request, if that is what it is."""
+    rpc = request.request.get("message")
+    if (
+        request.request.get("subtype") != "mcp_message"
+        or not isinstance(rpc, dict)
+        or rpc.get("method") != "tools/call"
+    ):
+        return None
+    try:
+        return ToolCall(request.request_id, rpc["id"], str(rpc["params"]["_meta"]["claudecode/toolUseId"]))
+    except (KeyError, TypeError) as error:
+        raise ProtocolError("The CLI made a tool call without saying which") from error
 
 
 class LineBuffer:
@@ -210,9 +260,13 @@ class LineBuffer:
         return lines
 
 
-def build_initialize(request_id: str, system: str | None) -> bytes:
-    """Once per process: the system prompt replaces the CLI's own; an empty list means none at all."""
-    return build_control(request_id, {"subtype": "initialize", "systemPrompt": [] if system is None else [system]})
+def build_initialize(request_id: str, system: str | None, extra: dict[str, Any]) -> bytes:
+    """Once per process: the system prompt replaces the CLI's own; an empty list means none at all.
+
+    extra: the manifest of the client's tools, `jsonSchema`.
+    """
+    prompt = [] if system is None else [system]
+    return build_control(request_id, {"subtype": "initialize", "systemPrompt": prompt, **extra})
 
 
 def build_set_model(request_id: str, model: str) -> bytes:
@@ -234,6 +288,32 @@ def build_refusal(request_id: str, reason: str) -> bytes:
     """The answer to a control request that is not served here."""
     answer = {"subtype": "error", "request_id": request_id, "error": reason}
     return _line({"type": "control_response", "response": answer})
+
+
+def build_tool_answer(call: ToolCall, result: ToolResult) -> bytes:
+    """The client's result, in the shape of MCP; `is_deliverable` must hold for it."""
+    answer = {"content": [_build_mcp(block) for block in result.content], "isError": result.is_error}
+    rpc = {"jsonrpc": "2.0", "id": call.rpc_id, "result": answer}
+    response = {"subtype": "success", "request_id": call.request_id, "response": {"mcp_response": rpc}}
+    return _line({"type": "control_response", "response": response})
+
+
+def is_deliverable(result: ToolResult, largest: int) -> bool:
+    """True where a parked call takes this result unchanged: the CLI rewrites empty, huge and failed pictured ones."""
+    texts = [block.text for block in result.content if isinstance(block, Text)]
+    images = [block for block in result.content if isinstance(block, Image)]
+    plain = all(isinstance(image.source, Base64Source) for image in images)
+    fits = len(texts) + len(images) == len(result.content) and sum(map(len, texts)) <= largest
+    return bool(any(texts) or images) and all(texts) and plain and fits and not (result.is_error and images)
+
+
+def _build_mcp(block: Text | Image | Document) -> dict[str, Any]:
+    match block:
+        case Image(Base64Source(media_type, data)):
+            return {"type": "image", "data": data, "mimeType": media_type}
+        case Text(text):
+            return {"type": "text", "text": text}
+    raise ValueError("not deliverable")
 
 
 def build_message(message: Message, *, query: bool) -> bytes:

@@ -5,6 +5,8 @@ Rules: text of `<synthetic>` and of sub-agents is no answer; blocks of unknown t
 contiguous; what was said is never said again: an answer that begins anew after its first word is an error.
 """
 
+import msgspec
+
 from ..conversation import AnswerBlock, Text, Thinking, ToolUse
 from ..errors import (
     BadRequest,
@@ -37,12 +39,16 @@ from .protocol import (
     ApiRetry,
     Assistant,
     Inbound,
+    Init,
     RateLimit,
     RateLimitInfo,
     Result,
     StreamBlock,
     StreamEvent,
+    ToolCall,
+    UserLine,
 )
+from .toolset import Toolset
 
 SYNTHETIC = "<synthetic>"
 
@@ -57,11 +63,16 @@ FINAL_STATUSES = frozenset((400, 401, 403, 404, 413, 429))
 class Translator:
     """The state of one turn. `done` after the last event; `cut` when the child goes on by itself and must be ended.
 
-    now: Unix time in seconds, for what is left until a plan limit is reset.
+    now: Unix time in seconds, for what is left until a plan limit is reset. toolset: the client's functions.
+    structured: the answer is what the CLI's own StructuredOutput tool is given, not what the model says beside it.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, toolset: Toolset | None = None, *, structured: bool = False) -> None:
         self._now = now
+        self._toolset = toolset or Toolset(())
+        self._structured = structured
+        self._called: set[str] = set()
+        self._pending: set[str] = set()
         self.started = False
         self.spoke = False
         self.done = False
@@ -69,6 +80,7 @@ class Translator:
         self.rate_limit: RateLimitInfo | None = None
         self._usage = Usage()
         self._stop: MessageEnd | None = None
+        self._stopped = False
         self._indexes: dict[int, int] = {}
         self._next_index = 0
         self._notice: Assistant | None = None
@@ -82,6 +94,13 @@ class Translator:
                 self._notice = inbound
             case RateLimit(info):
                 self.rate_limit = info
+            case ToolCall():
+                self._pending.add(inbound.tool_use_id)
+                return self._park()
+            case UserLine() if self._called and self._called.intersection(inbound.answered_ids()):
+                return self._answered_by_cli()
+            case Init():
+                self._check_tools(inbound)
             case ApiRetry() if inbound.error_status in FINAL_STATUSES:
                 raise self._classify(inbound.error_status, f"The API answered {inbound.error_status}", inbound)
             case Result():
@@ -101,12 +120,16 @@ class Translator:
                 return [] if index is None else [BlockStop(index)]
             case "message_delta":
                 return self._message_delta(event)
+            case "message_stop":
+                self._stopped = True
+                return self._park()
         return []
 
     def _start(self, event: ApiEvent) -> list[Event]:
         if event.message is None:
             raise protocol.ProtocolError("The CLI began a message without saying which")
         self._usage = merge_usage(Usage(), event.message.usage)
+        self._stopped = False
         if self.started:
             if self.spoke and self._stop is None:
                 raise UpstreamError("The answer broke off and was begun again")
@@ -118,6 +141,11 @@ class Translator:
     def _open(self, upstream_index: int, raw: StreamBlock | None) -> list[Event]:
         block = _parse_block(raw)
         if block is None:
+            return []
+        if isinstance(block, ToolUse):
+            self._called.add(block.id)
+            block = ToolUse(block.id, self._toolset.client_name(block.name), {})
+        if self._structured:
             return []
         index = self._next_index
         self._next_index += 1
@@ -153,10 +181,28 @@ class Translator:
             self._usage,
             explanation if isinstance(explanation, str) else None,
         )
-        if event.delta.stop_reason not in CONTINUED_BY_CLI:
+        if event.delta.stop_reason in CONTINUED_BY_CLI:
+            self.cut = True
+            return self._end()
+        return []
+
+    def _park(self) -> list[Event]:
+        """The end of the answer once the model has stopped and the CLI waits for every call it made."""
+        stopped = self._stopped and self._stop is not None and self._stop.stop_reason == "tool_use"
+        return self._end() if stopped and self._pending and self._pending == self._called else []
+
+    def _answered_by_cli(self) -> list[Event]:
+        """The CLI has answered a call itself (arguments that are no JSON, a name that was not offered), and asks the
+        API again. The client has seen the call, and answers it: what the CLI made of it must go."""
+        if self._structured or self._stop is None:
             return []
         self.cut = True
         return self._end()
+
+    def _check_tools(self, init: Init) -> None:
+        missing = self._toolset.missing(init.tools)
+        if missing:
+            raise BadRequest(f"The CLI does not take the tools {', '.join(missing)[:200]}", param="tools")
 
     def _finish(self, result: Result) -> list[Event]:
         if result.is_error:
@@ -165,7 +211,18 @@ class Translator:
             raise UpstreamError("The Claude Code CLI ended the turn without an answer")
         if self._stop is None:
             raise UpstreamError("The answer broke off")
+        if self._structured:
+            return self._end_structured(result)
         return self._end()
+
+    def _end_structured(self, result: Result) -> list[Event]:
+        """The one text block that the client asked for. Its child's history holds a tool call instead: cut."""
+        if result.structured_output is None:
+            raise UpstreamError("The model did not answer with JSON of this schema")
+        self.cut = True
+        self._stop = MessageEnd("end_turn", None, self._usage)
+        text = msgspec.json.encode(result.structured_output).decode()
+        return [BlockStart(0, Text("")), TextDelta(0, text), BlockStop(0), *self._end()]
 
     def _end(self) -> list[Event]:
         self.done = True
@@ -186,11 +243,10 @@ class Translator:
 
     def _limit(self, source: Result | ApiRetry) -> ProxyError:
         info = self.rate_limit
-        if info is not None and info.status == "rejected":
-            left = max(1.0, info.resets_at - self._now) if info.resets_at is not None else None
-            return PlanLimitReached(
-                "The plan's limit is reached; the API takes no more until it is reset", retry_after=left
-            )
+        if info is not None and info.status == "rejected" and info.resets_at is not None:
+            # A plain 429 is reported as rejected too, but only a plan's window says when it is reset.
+            left = max(1.0, info.resets_at - self._now)
+            return PlanLimitReached("The plan's limit is reached; nothing is taken until it is reset", retry_after=left)
         wait = source.retry_delay_ms / 1000 if isinstance(source, ApiRetry) else None
         return RateLimited("The API takes no more requests at the moment", retry_after=max(1.0, wait or 0.0))
 

@@ -22,15 +22,19 @@ def run_turn(
     translator: Translator,
     alive: Callable[[], None],
 ) -> Iterator[Event]:
-    """Drive one turn. `messages`: those the child does not hold, oldest first, the last one the user's.
+    """Drive one turn. `messages`: those the child does not hold, oldest first, the last one the user's; for a parked
+    child the one message that answers its calls.
 
     alive: called whenever the child was heard, and before it is waited for. Raises what `Dialogue` and `Translator` do.
     """
     alive()
     dialogue.prepare(profile)
     dialogue.apply(settings)
-    for message in messages[:-1]:
-        dialogue.replay(message, alive)
-    dialogue.ask(messages[-1])
+    if dialogue.is_parked:
+        dialogue.answer(messages[-1])
+    else:
+        for message in messages[:-1]:
+            dialogue.replay(message, alive)
+        dialogue.ask(messages[-1])
     while not translator.done:
         yield from translator.feed(dialogue.receive(alive))

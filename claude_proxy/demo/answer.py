@@ -104,9 +104,7 @@ def _plan_call(request: MessagesRequest, wanted: CallCommand, rounds_left: int) 
     if wanted.broken:
         return _Call(name, _BROKEN_ARGUMENTS, rounds_left)
     schema = tools[name].input_schema if name in tools else None
-    arguments = (
-        wanted.arguments if wanted.arguments is not None else build_instance(schema or {"type": "object"})
-    )
+    arguments = wanted.arguments if wanted.arguments is not None else build_instance(schema or {"type": "object"})
     return _Call(name, _dump(arguments), rounds_left)
 
 

@@ -122,9 +122,7 @@ def _send_http_error(error: HTTPException) -> Response:
         404: "Not found",
         413: f"Request exceeds the maximum size of {MAX_BODY_BYTES} bytes",
     }
-    return _send(
-        reply_with_error(ApiError(status, messages.get(status, str(error.description))), g.request_id)
-    )
+    return _send(reply_with_error(ApiError(status, messages.get(status, str(error.description))), g.request_id))
 
 
 def _follow(response: Response, log: RequestLog) -> Response:

@@ -153,9 +153,7 @@ def _choice(*choices: str) -> Reader:
 
 def _read_broken_call(tail: str) -> Reading:
     match = _NAME.match(tail)
-    return (
-        (CallCommand(match[1], broken=True), match.end()) if match and _END.match(tail, match.end()) else None
-    )
+    return (CallCommand(match[1], broken=True), match.end()) if match and _END.match(tail, match.end()) else None
 
 
 def _read_call(tail: str) -> Reading:
@@ -191,9 +189,7 @@ COMMANDS: tuple[Command, ...] = (
         _read_call,
         target="calls",
     ),
-    Command(
-        "rounds", "demo:rounds=10", "with a call: the same call again after each result", _number(1, 10_000)
-    ),
+    Command("rounds", "demo:rounds=10", "with a call: the same call again after each result", _number(1, 10_000)),
     Command(
         "badargs",
         "demo:badargs=NAME",
@@ -217,9 +213,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("stall", "demo:stall=5", "silence for ever after so many words", _number(0, MAX_TOKENS)),
     Command("cut", "demo:cut=5", "the connection is cut after so many words", _number(0, MAX_TOKENS)),
-    Command(
-        "error", "demo:error=5", "an `error` event in the stream after so many words", _number(0, MAX_TOKENS)
-    ),
+    Command("error", "demo:error=5", "an `error` event in the stream after so many words", _number(0, MAX_TOKENS)),
     Command("refusal", "demo:refusal", "an answer that ends with stop reason `refusal`", _read_flag),
     Command("toolong", "demo:toolong", "the error for a prompt that is too long", _read_flag),
     Command(
@@ -228,9 +222,7 @@ COMMANDS: tuple[Command, ...] = (
         "the headers of a plan limit: `allowed`, `allowed_warning`, or `rejected` with status 429",
         _choice("allowed", "allowed_warning", "rejected"),
     ),
-    Command(
-        "reset", "demo:reset=3600", "with a limit: seconds until it is lifted", _number(1, 10 * MAX_SECONDS)
-    ),
+    Command("reset", "demo:reset=3600", "with a limit: seconds until it is lifted", _number(1, 10 * MAX_SECONDS)),
 )
 
 _BY_NAME: Mapping[str, Command] = {command.name: command for command in COMMANDS}

@@ -36,9 +36,7 @@ _IMAGE_MAGIC: Mapping[str, Callable[[bytes], bool]] = {
     "image/gif": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
     "image/webp": lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
 }
-_DOCUMENT_MAGIC: Mapping[str, Callable[[bytes], bool]] = {
-    "application/pdf": lambda data: data.startswith(b"%PDF")
-}
+_DOCUMENT_MAGIC: Mapping[str, Callable[[bytes], bool]] = {"application/pdf": lambda data: data.startswith(b"%PDF")}
 
 _ROLE_BLOCKS: Mapping[str, tuple[type, ...]] = {
     "assistant": (Text, ToolUse, Thinking, RedactedThinking),
@@ -79,7 +77,8 @@ def _check_order(messages: Sequence[Message]) -> Complaints:
     elif messages[0].role != "user":
         yield 'messages: first message must use the "user" role'
     for index, message in enumerate(messages):
-        if not message.blocks:
+        # the CLI marks a change of effort with an empty system message
+        if not message.blocks and message.role != "system":
             yield f"messages.{index}: all messages must have non-empty content"
 
 
@@ -87,8 +86,7 @@ def _check_end(messages: Sequence[Message]) -> Complaints:
     turns = _merge_turns(messages)
     if turns and turns[-1].role == "assistant":
         yield (
-            "This model does not support assistant message prefill. "
-            "The conversation must end with a user message."
+            "This model does not support assistant message prefill. " "The conversation must end with a user message."
         )
 
 

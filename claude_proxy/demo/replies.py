@@ -109,9 +109,7 @@ def _after_silence(body: Iterator[bytes], commands: Commands, patience: Patience
     yield from body
 
 
-def _stream(
-    head: Head, answer: Answer, commands: Commands, patience: Patience, request_id: str
-) -> Iterator[bytes]:
+def _stream(head: Head, answer: Answer, commands: Commands, patience: Patience, request_id: str) -> Iterator[bytes]:
     patience.wait(commands.silence)
     fault = find_fault(commands, answer.output_tokens)
     frames = render_stream(head, answer)

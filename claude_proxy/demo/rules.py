@@ -42,9 +42,7 @@ def check_request(request: MessagesRequest, *, counting: bool = False) -> None:
     """
     if not is_known_model(request.model):
         raise ApiError(404, f"model: {request.model}")
-    rules: Sequence[Callable[[MessagesRequest], Complaints]] = (
-        RULES if counting else (_check_max_tokens, *RULES)
-    )
+    rules: Sequence[Callable[[MessagesRequest], Complaints]] = RULES if counting else (_check_max_tokens, *RULES)
     for rule in rules:
         for complaint in rule(request):
             raise ApiError(400, complaint)
@@ -110,10 +108,7 @@ def _check_beside_thinking(request: MessagesRequest) -> Complaints:
     if request.temperature not in (None, 1):
         yield "`temperature` may only be set to 1 when thinking is enabled or in adaptive mode"
     if request.top_p is not None and request.top_p < 0.95:
-        yield (
-            "`top_p` must be greater than or equal to 0.95 or unset "
-            "when thinking is enabled or in adaptive mode"
-        )
+        yield ("`top_p` must be greater than or equal to 0.95 or unset " "when thinking is enabled or in adaptive mode")
     if request.top_k is not None:
         yield "`top_k` must be unset when thinking is enabled or in adaptive mode"
     if request.tool_choice is not None and request.tool_choice.type in ("any", "tool"):
@@ -202,8 +197,7 @@ def _check_breakpoints(request: MessagesRequest) -> Complaints:
     breakpoints = list(_find_breakpoints(request))
     if len(breakpoints) > MAX_BREAKPOINTS:
         yield (
-            f"A maximum of {MAX_BREAKPOINTS} blocks with cache_control may be provided. "
-            f"Found {len(breakpoints)}."
+            f"A maximum of {MAX_BREAKPOINTS} blocks with cache_control may be provided. " f"Found {len(breakpoints)}."
         )
     ttls = [control.ttl or "5m" for control in breakpoints]
     if ttls != sorted(ttls):  # "1h" sorts before "5m"

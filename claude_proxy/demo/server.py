@@ -47,9 +47,7 @@ class DemoApi:
         """Empty the record."""
         self._log.clear()
 
-    def wait_for(
-        self, predicate: Callable[[RecordedRequest], bool], timeout: float = 10.0
-    ) -> RecordedRequest:
+    def wait_for(self, predicate: Callable[[RecordedRequest], bool], timeout: float = 10.0) -> RecordedRequest:
         """The first recorded request that fits, now or within `timeout` seconds. Raises TimeoutError."""
         return self._log.wait_for(predicate, timeout)
 
@@ -70,8 +68,7 @@ class DemoApi:
             # With 0 nothing is read while an answer is under way, so a client that hangs up is never noticed.
             channel_request_lookahead=1,
             connection_limit=1000,
-            max_request_body_size=4
-            * MAX_BODY_BYTES,  # above the application's own limit, which answers in JSON
+            max_request_body_size=4 * MAX_BODY_BYTES,  # above the application's own limit, which answers in JSON
             ident="claude-proxy-demo",
         )
         self._dispatcher.set_thread_count(self._threads)

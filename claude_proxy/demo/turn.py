@@ -60,9 +60,7 @@ def read_newest_turn(request: MessagesRequest) -> NewestTurn:
         elif message.role == "user":
             newest.extend(message.blocks)
     texts = [block.text for block in newest if isinstance(block, Text)]
-    text, commands = parse_commands(
-        "\n".join(text for text in texts if not text.startswith("<system-reminder>"))
-    )
+    text, commands = parse_commands("\n".join(text for text in texts if not text.startswith("<system-reminder>")))
     return NewestTurn(
         text=text,
         commands=commands,
