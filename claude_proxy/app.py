@@ -4,7 +4,6 @@ In: a `Service`. Out: a WSGI application. Rule: every answer is JSON or an event
 """
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
-from .api import health, models
-from .api.answering import Answer, Client
+from .api import health, models, sessions
 from .api.chat_completions import ChatCompletions
 from .api.dialect import Dialect, encode
 from .errors import (
@@ -27,6 +25,8 @@ from .errors import (
 )
 from .guard import Guard
 from .service import Service
+from .serving import owner_of, serve
+from .sessions import Record
 from .turns import Turn
 
 log = logging.getLogger(__name__)
@@ -56,13 +56,17 @@ def create_app(service: Service) -> Flask:
 
 def _add_routes(app: Flask, service: Service, guard: Guard) -> None:
     routes: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
-        ("chat_completions", "/chat/completions", lambda: _serve(ChatCompletions(), service), "POST"),
+        ("chat_completions", "/chat/completions", lambda: serve(ChatCompletions(), service), "POST"),
         ("models", "/models", lambda: _json(models.build_list(service.catalogue)), "GET"),
+        ("model", "/models/<path:name>", lambda name: _json(models.build_one(service.catalogue, name)), "GET"),
+        ("sessions", "/sessions", lambda: _json(sessions.build_list(_records(service))), "GET"),
+        ("delete_sessions", "/sessions", lambda: _delete_sessions(service), "DELETE"),
+        ("session", "/sessions/<path:session_id>", lambda session_id: _session(service, session_id), "GET"),
         (
-            "model",
-            "/models/<path:name>",
-            lambda name: _json(models.build_one(service.catalogue, name)),
-            "GET",
+            "delete_session",
+            "/sessions/<path:session_id>",
+            lambda session_id: _delete_session(service, session_id),
+            "DELETE",
         ),
         ("health", "/health", lambda: _health(service, guard), "GET"),
     )
@@ -73,39 +77,30 @@ def _add_routes(app: Flask, service: Service, guard: Guard) -> None:
     app.add_url_rule("/", "service", lambda: _json(health.build_service(served)), methods=["GET"])
 
 
-def _serve(dialect: Dialect, service: Service) -> Response:
-    """One request of any dialect, from the body to the response."""
-    g.dialect = dialect
-    parsed = dialect.parse(_read_json())
-    conversation = parsed.conversation
-    turn = Turn(
-        conversation,
-        service.resolve_model(conversation.model),
-        ignored=parsed.ignored,
-        strict=service.config.strict,
-    )
-    turn.id = g.request_id
-    g.requested_model = conversation.model or service.config.model
-    arrived = time.monotonic()
-    if service.config.log_requests or service.config.debug:
-        log.info("%s %s %s begins", turn.id, dialect.name, g.requested_model)
-    if service.config.debug:
-        log.info("%s body %s", turn.id, request.get_data().decode("utf-8", "replace"))
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
-
-    def end(turn: Turn, error: ProxyError | None) -> None:
-        service.forget(turn)
-        _log_turn(dialect, turn, error, arrived)
-
-    service.submit(turn)
-    return Answer(dialect, turn, parsed, Client(gone, service.config.heartbeat_interval), end).respond()
+def _records(service: Service) -> list[Record]:
+    return service.sessions.records(owner_of(service))
 
 
-def _read_json() -> bytes:
-    """The body. Only application/json: a page may post text/plain without asking first."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType(f"Content-Type must be application/json, not {request.mimetype or 'absent'}")
-    return request.get_data()
+def _session(service: Service, session_id: str) -> Response:
+    record = service.sessions.get(owner_of(service), session_id)
+    if record is None:
+        raise NotFound(f"There is no session {session_id[:80]!r}")
+    return _json(sessions.build_one(record))
+
+
+def _delete_session(service: Service, session_id: str) -> Response:
+    """Under /v1 `{ok, message}`, without it `{ok, invalidated}`, as the proxies of this kind answer."""
+    if not service.delete_session(owner_of(service), session_id):
+        raise NotFound(f"There is no session {session_id[:80]!r}")
+    if request.path.startswith("/v1/"):
+        return _json({"ok": True, "message": f"Session {session_id} deleted"})
+    return _json({"ok": True, "invalidated": session_id})
+
+
+def _delete_sessions(service: Service) -> Response:
+    owner = owner_of(service)
+    deleted = sum(service.delete_session(owner, record.id) for record in service.sessions.records(owner))
+    return _json({"ok": True, "message": f"Reset {deleted} sessions"})
 
 
 def _health(service: Service, guard: Guard) -> Response:
@@ -191,24 +186,3 @@ def _from_http(error: HTTPException) -> ProxyError:
 def _why_not_served(path: str) -> str:
     head = path.removeprefix("/v1").strip("/").split("/", 1)[0]
     return UNSERVED.get(head, f"There is nothing at {path[:80]}")
-
-
-def _log_turn(dialect: Dialect, turn: Turn, error: ProxyError | None, arrived: float) -> None:
-    """The one line of a request."""
-    report = turn.report
-    status = error.status if error is not None else 200
-    first = report.first - arrived if report.first else -1.0
-    log.log(
-        logging.WARNING if status >= 500 else logging.INFO,
-        "%s %s %s %s %d first=%.3fs total=%.3fs in=%d out=%d%s",
-        turn.id,
-        dialect.name,
-        report.model or turn.profile.model,
-        report.how,
-        status,
-        first,
-        time.monotonic() - arrived,
-        report.usage.prompt_tokens,
-        report.usage.output_tokens,
-        f" {error.kind}: {error.message.splitlines()[0][:200]}" if error is not None else "",
-    )

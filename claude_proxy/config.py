@@ -46,7 +46,9 @@ class Config:
 
     host: str = setting("127.0.0.1", "address to bind to", short="-H", metavar="ADDRESS")
     port: int = setting(3456, "port to bind to; 0 takes a free one", short="-p")
-    api_key: str = setting("", "key that clients must send; required unless bound to loopback", metavar="KEY")
+    api_key: tuple[str, ...] = setting(
+        (), "key that clients must send, repeatable; required unless bound to loopback", metavar="KEY"
+    )
     claude: str = setting("", "the Claude Code CLI; found by itself when not given", metavar="PATH")
     model: str = setting("sonnet", "model for requests whose own is unknown", short="-m")
     unknown_model: str = setting("substitute", "what an unknown model name gets", choices=("substitute", "error"))
@@ -68,6 +70,8 @@ class Config:
     cors_origin: tuple[str, ...] = setting((), "a web origin that may call; repeatable", metavar="ORIGIN")
     max_body_bytes: int = setting(32 * 1024 * 1024, "largest request body")
     state_dir: str = setting("", "where the proxy keeps its state", metavar="FOLDER")
+    session_ttl: float = setting(259200.0, "sessions unused for so long are forgotten", metavar="SECONDS")
+    no_store: bool = setting(False, "keep nothing on disk beyond the run, and no text for any client")
     strict: bool = setting(False, "answer 400 where a parameter cannot be honoured, instead of naming it")
     log_requests: bool = setting(False, "a line for each request at its start too, without bodies")
     debug: bool = setting(False, "log bodies and what the children say: holds prompts and answers", short="-d")

@@ -156,11 +156,14 @@ def digest(*parts: bytes) -> bytes:
     return hasher.digest()
 
 
-def digest_profile(partition: str, mode: str, conversation: Conversation) -> bytes:
-    """H₀: everything but the messages that a child must have been started with to serve this conversation."""
+def digest_profile(partition: str, mode: str, model: str, conversation: Conversation) -> bytes:
+    """H₀: everything but the messages that a child must have been started with to serve this conversation.
+
+    model: the CLI's name for it, so that two spellings of one model are one.
+    """
     tools = msgspec.json.encode(conversation.tools, order="sorted")
     system = b"\x00" if conversation.system is None else b"\x01" + conversation.system.encode()
-    return digest(partition.encode(), mode.encode(), conversation.model.encode(), system, tools)
+    return digest(partition.encode(), mode.encode(), model.encode(), system, tools)
 
 
 def digest_message(previous: bytes, message: Message) -> bytes:

@@ -23,7 +23,7 @@ EXPOSED_HEADERS = (
 class Guard:
     """The rules in force."""
 
-    api_key: str
+    api_keys: tuple[str, ...]
     host: str
     allowed_hosts: tuple[str, ...]
     cors_origins: tuple[str, ...]
@@ -53,13 +53,10 @@ class Guard:
 
     def has_key(self, headers: Headers) -> bool:
         """True where the caller may know and do everything. Compared in constant time."""
-        if not self.api_key:
+        if not self.api_keys:
             return True
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else ""
-        wanted = self.api_key.encode()
-        candidates = (given, headers.get("X-Api-Key", ""))
-        return any([hmac.compare_digest(value.encode("utf-8", "surrogateescape"), wanted) for value in candidates])
+        given = [key.encode("utf-8", "surrogateescape") for key in _keys(headers)]
+        return any([hmac.compare_digest(key, wanted.encode()) for key in given for wanted in self.api_keys])
 
     def cors_allows(self, origin: str) -> bool:
         """True for a listed origin; `http://localhost:*` lists every port of it."""
@@ -91,6 +88,16 @@ class Guard:
         except ValueError:
             return False
         return bound.is_unspecified or address == bound
+
+
+def presented_key(headers: Headers) -> str:
+    """The key that a caller sent, in whichever header; empty without one."""
+    return next((key for key in _keys(headers) if key), "")
+
+
+def _keys(headers: Headers) -> tuple[str, str]:
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else "", headers.get("X-Api-Key", "")
 
 
 def host_name(host: str) -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .claude import launcher, locate
 from .claude.dialogue import Profile
@@ -17,9 +18,12 @@ from .claude.launcher import Launcher, build_environment
 from .claude.watchdog import Watchdog
 from .config import Config
 from .demo import DemoApi
+from .engine import Engine, TurnLimits
 from .errors import ClientGone, CliUnavailable, ModelNotFound, ShuttingDown
 from .models import Catalogue, resolve
-from .turns import Engine, Turn, TurnLimits
+from .sessions import Sessions, Turnstile
+from .store import Store
+from .turns import Turn
 from .workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -58,11 +62,16 @@ class Service:
         self._substituted: set[str] = set()
         self._launcher: Launcher | None = None
         self._login_thread: threading.Thread | None = None
+        self.store = Store(_store_folder(config))
+        self.sessions = Sessions(self.store, config.session_ttl, time.time)
+        self.turnstile = Turnstile()
         self.fleet = Fleet(limits_of(config), clock)
         self.watchdog = Watchdog(clock, min(SWEEP_INTERVAL, config.inactivity_timeout / 4))
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)
         limits = TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout)
-        self.engine = Engine(self.fleet, self.watchdog, self.workers, limits, clock, on_login=self._note_login)
+        self.engine = Engine(
+            self.fleet, self.watchdog, self.workers, self.sessions, limits, clock, on_login=self._note_login
+        )
         self._keeper: Keeper | None = None
 
     def start(self) -> None:
@@ -70,7 +79,9 @@ class Service:
         launcher.clear_leftovers()
         self._launcher = self._make_launcher()
         default = Profile(resolve(self.config.model, self.config.model).cli_model)
-        self._keeper = Keeper(self.fleet, self._launcher, default, self._clock, self.catalogue.update)
+        self._keeper = Keeper(
+            self.fleet, self._launcher, default, self._clock, self.catalogue.update, chore=self._prune
+        )
         self._keeper.start()
         self.watchdog.start()
         self.workers.start()
@@ -82,6 +93,11 @@ class Service:
         self.engine.submit(turn)
         with self._lock:
             self._turns.add(turn)
+
+    def delete_session(self, owner: str, session_id: str) -> bool:
+        """Close its child, forget what is remembered of it; False where it is unknown."""
+        known = self.sessions.delete(owner, session_id)
+        return bool(self.fleet.retire_session(f"{owner}/{session_id}")) or known
 
     def forget(self, turn: Turn) -> None:
         """The view is done with a turn; one that still runs has lost its client."""
@@ -160,6 +176,7 @@ class Service:
             self._login_thread.join(locate.ASK_TIMEOUT)
         if self._demo is not None:
             self._demo.stop()
+        self.store.close()
         if self._launcher is not None:
             self._launcher.close()
 
@@ -170,6 +187,11 @@ class Service:
             children = members.idle() + members.leased
         for dialogue in children:
             dialogue.child.kill()
+
+    def _prune(self) -> None:
+        forgotten = self.sessions.prune()
+        if forgotten:
+            log.info("Forgot %d sessions that nobody used for %g h", forgotten, self.config.session_ttl / 3600)
 
     def _note_login(self, logged_in: bool) -> None:
         with self._lock:
@@ -183,6 +205,12 @@ class Service:
             return Launcher(self.config.claude, environ, working_folder)
         self._demo.start()
         return Launcher(self.config.claude, environ, working_folder, demo_url=self._demo.base_url)
+
+
+def _store_folder(config: Config) -> Path | None:
+    """A demo leaves nothing behind, unless it is told where."""
+    forgets = config.no_store or (config.demo and not config.state_dir)
+    return None if forgets else config.state_folder
 
 
 def limits_of(config: Config) -> Limits:

@@ -1,7 +1,7 @@
 """What survives a restart: one SQLite file in the state folder, in WAL mode, readable by its owner alone.
 
-In: SQL of the modules that own a table. Out: rows. Rules: a store that fails never fails a turn (`write` says whether it
-worked, and the log why); a corrupt file is set aside and told, never deleted; two proxies may share one file, SQLite
+In: SQL of the modules that own a table. Out: rows. Rules: a failing store never fails a turn (`write` says whether it
+worked, the log why); a corrupt file is set aside and told, never deleted; two proxies may share a file, SQLite
 keeps them apart. Migrations are listed here, so that the order of all tables is one.
 """
 

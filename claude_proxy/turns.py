@@ -1,67 +1,50 @@
-"""A turn's way from the view to a child and back: queue, lease, run, give back, or tell what went wrong.
+"""A turn: one request on its way from a view to a child and back.
 
-In: `Turn`s from the views. Out: their events, on their channels. `Engine` owns the fleet, the watchdog and the workers.
-Rules: a child's state advances only when the turn's `result` has arrived; a child that failed, was cut or interrupted
-is never used again; a turn is run a second time only where nothing of it was said.
+In: a canonical conversation. Out: events on a channel, and a report for headers and logs. Whoever finds the client gone
+ends the turn with `abort`, wherever it is.
 """
 
-import logging
 import threading
-import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from math import inf
-from typing import Any
-
-import msgspec
+from dataclasses import dataclass
+from typing import Literal
 
 from .channel import Channel
 from .claude.dialogue import Dialogue, Profile
-from .claude.fleet import Fleet
-from .claude.parameters import Parameters, Refusals, build_parameters, is_open
-from .claude.translator import Translator
-from .claude.turn import run_turn
-from .claude.watchdog import Watch, Watchdog
-from .conversation import Conversation, Message, digest_chain, digest_message, digest_profile
-from .errors import (
-    BadRequest,
-    ChildDied,
-    ChildSilent,
-    InternalError,
-    NotAuthenticated,
-    ProxyError,
-    RequestTimedOut,
-    UpstreamError,
-)
-from .events import Collector, Completion, Event, MessageEnd, MessageStart, Usage
-from .schemas import find_problem
-from .workers import WorkerPool
+from .claude.watchdog import Watch
+from .conversation import Conversation
+from .errors import ProxyError
+from .events import Event, Usage
+from .sessions import Name, Session
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TurnLimits:
-    """Seconds: silence of the child; the whole request, 0 for none; a client that takes nothing."""
-
-    inactivity_timeout: float
-    request_timeout: float
-    client_timeout: float
+How = Literal["new", "live", "replayed", "resumed"]
 
 
 @dataclass(slots=True)
 class Report:
-    """What is known of a turn for headers and logs. Written by the worker before the first event, then only read."""
+    """What is known of a turn for headers and logs. Written by the worker before the first event, then only read.
 
-    how: str = "new"
+    how: new, live (a child held it), replayed (known, put into another child). Times on the engine's clock: arrived at
+    the proxy, taken by a worker, child leased, question asked, first event, ended.
+    """
+
+    how: How = "new"
     model: str = ""
+    session: str = ""
     ignored: tuple[str, ...] = ()
     usage: Usage = Usage()
     arrived: float = 0.0
+    taken: float = 0.0
     leased: float = 0.0
+    asked: float = 0.0
     first: float = 0.0
     ended: float = 0.0
+
+    def timing(self) -> dict[str, float]:
+        """Seconds that each step took, in order: queue, lease, replay, first token; those that have not ended are 0."""
+        steps = (self.arrived, self.taken, self.leased, self.asked, self.first)
+        names = ("queue", "lease", "replay", "first")
+        return {name: max(0.0, end - start) for name, start, end in zip(names, steps, steps[1:], strict=False)}
 
 
 class Turn:
@@ -72,15 +55,22 @@ class Turn:
         conversation: Conversation,
         cli_model: str,
         *,
-        partition: str = "",
+        name: Name = Name(),
+        keeps_history: bool = False,
         ignored: tuple[str, ...] = (),
         strict: bool = False,
     ) -> None:
-        """`ignored`: what the dialect itself could not honour. `partition` keeps equal conversations apart."""
+        """`ignored`: what the dialect itself could not honour. `name`: what the client calls the conversation.
+
+        keeps_history: the server keeps the messages for a client that sends only what is new.
+        """
         self.id = self.new_id()
         self.conversation = conversation
         self.profile = Profile(cli_model, conversation.system, conversation.tools)
-        self.partition = partition
+        self.name = name
+        self.keeps_history = keeps_history
+        self.new_messages = len(conversation.messages)
+        self.session: Session | None = None
         self.ignored = ignored
         self.strict = strict
         self.channel: Channel[Event] = Channel()
@@ -121,199 +111,3 @@ class Turn:
     def detach(self) -> None:
         with self._lock:
             self._dialogue = None
-
-
-@dataclass(slots=True)
-class _Attempts:
-    """What must not be tried twice."""
-
-    replaced: bool = False
-    logged_in_again: bool = False
-    fresh: bool = False
-    refusals_before: Refusals | None = None
-
-
-@dataclass(slots=True)
-class Engine:
-    """Runs turns. `on_login` hears of every proof that the CLI is logged in, or is not."""
-
-    fleet: Fleet
-    watchdog: Watchdog
-    workers: WorkerPool
-    limits: TurnLimits
-    clock: Callable[[], float]
-    wall_clock: Callable[[], float] = time.time
-    on_login: Callable[[bool], None] = lambda logged_in: None
-    _refusals: dict[str, Refusals] = field(default_factory=dict)
-
-    def submit(self, turn: Turn) -> None:
-        """Queue a turn. Raises QueueFull, ShuttingDown; for a strict turn BadRequest for what is not honoured."""
-        turn.report.ignored = tuple(sorted({*turn.ignored, *self._parameters(turn).ignored}))
-        if turn.strict and turn.report.ignored:
-            raise BadRequest(f"Not honoured: {', '.join(turn.report.ignored)}", param=turn.report.ignored[0])
-        turn.report.arrived = now = self.clock()
-        limit = self.limits.request_timeout
-        turn.watch = Watch(
-            self.clock,
-            silence_timeout=self.limits.inactivity_timeout,
-            deadline=now + limit if limit else inf,
-            on_silence=lambda: turn.abort(self._silent()),
-            on_deadline=lambda: turn.abort(RequestTimedOut(f"The request took longer than {limit:g} s")),
-        )
-        self.workers.submit(lambda: self._work(turn))
-        self.watchdog.add(turn.watch)
-
-    def _silent(self) -> ChildSilent:
-        return ChildSilent(f"The Claude Code CLI was silent for {self.limits.inactivity_timeout:g} s")
-
-    def _work(self, turn: Turn) -> None:
-        """One job of a worker: the turn to its end, whatever happens."""
-        error: ProxyError | None = None
-        try:
-            self._run(turn)
-        except ProxyError as raised:
-            error = raised
-        except Exception:  # our own bug: the client is told so, the log holds the traceback
-            log.exception("%s failed for a reason of our own", turn.id)
-            error = InternalError("The proxy failed; its log says where")
-        finally:
-            turn.report.ended = self.clock()
-            if turn.watch is not None:
-                self.watchdog.remove(turn.watch)
-            if error is not None and turn.report.first:
-                error.no_retry()
-            turn.channel.finish(error)
-
-    def _run(self, turn: Turn) -> None:
-        """Attempts until one ends well, or nothing is left to be tried. Raises the reason."""
-        attempts = _Attempts()
-        while True:
-            try:
-                return self._attempt(turn, attempts)
-            except ProxyError as error:
-                verdict = turn.verdict
-                if verdict is not None:
-                    raise verdict from error
-                if turn.report.first or not self._may_try_again(turn, error, attempts):
-                    raise
-                log.info("%s is run once more: %s", turn.id, error.message)
-
-    def _may_try_again(self, turn: Turn, error: ProxyError, attempts: _Attempts) -> bool:
-        """True where a second run, set up differently, can mend it; nothing has been said yet."""
-        match error:
-            case ChildDied() if not attempts.replaced:
-                attempts.replaced = attempts.fresh = True
-                return True
-            case NotAuthenticated():
-                self.on_login(False)
-                if attempts.logged_in_again:
-                    return False
-                self.fleet.retire_idle()
-                attempts.logged_in_again = attempts.fresh = True
-                return True
-            case BadRequest() if error.kind == "invalid_request" and error.param is None:
-                return self._note_refusal(turn, attempts)
-        return False
-
-    def _note_refusal(self, turn: Turn, attempts: _Attempts) -> bool:
-        """Remember what the model seems to refuse; True when the turn can be run without it.
-
-        Where leaving everything out does not help either, the 400 was about something else, and nothing is remembered.
-        """
-        model = turn.profile.model
-        known = self._refusals.get(model, Refusals())
-        if attempts.refusals_before is None:
-            attempts.refusals_before = known
-        if not turn.strict and self._parameters(turn).refusable:
-            self._refusals[model] = replace(known, sampling=True)
-        elif turn.conversation.options.json_schema is not None and not known.schema:
-            self._refusals[model] = replace(known, schema=True)
-        else:
-            self._refusals[model] = attempts.refusals_before
-            return False
-        return True
-
-    def _parameters(self, turn: Turn) -> Parameters:
-        known = self._refusals.get(turn.profile.model, Refusals())
-        return build_parameters(turn.conversation.options, turn.profile.toolset, known)
-
-    def _profile(self, turn: Turn) -> Profile:
-        """What the child must be; with a schema of its own where the model does not take one per request."""
-        schema = turn.conversation.options.json_schema
-        refused = self._refusals.get(turn.profile.model, Refusals()).schema
-        if schema is None or not (refused or is_open(schema)):
-            return turn.profile
-        return replace(turn.profile, json_schema=msgspec.json.encode(schema))
-
-    def _attempt(self, turn: Turn, attempts: _Attempts) -> None:
-        conversation = turn.conversation
-        chain = digest_chain(digest_profile(turn.partition, "chat", conversation), conversation.messages)
-        profile = self._profile(turn)
-        dialogue, held = self._lease(turn, profile, chain, attempts)
-        turn.report.leased = self.clock()
-        parameters = self._parameters(turn)
-        turn.report.ignored = tuple(sorted({*turn.ignored, *parameters.ignored}))
-        collector = Collector()
-        structured = profile.json_schema is not None
-        translator = Translator(self.wall_clock(), profile.toolset, structured=structured)
-        assert turn.watch is not None
-        alive = turn.watch.alive
-        try:
-            turn.attach(dialogue)
-            new = conversation.messages[held:]
-            for event in run_turn(dialogue, profile, new, parameters.settings, translator, alive):
-                collector.add(event)
-                if not isinstance(event, MessageEnd):
-                    self._hand_over(turn, event)
-        except BaseException:
-            turn.detach()
-            self.fleet.retire(dialogue, urgent=True)
-            raise
-        answer = collector.completion()
-        if conversation.options.json_schema is not None and answer.stop_reason == "end_turn":
-            self._check_json(dialogue, conversation.options.json_schema, answer.text)
-        # Given back before the client knows that the turn has ended: its next request must find the child.
-        self._release(turn, dialogue, chain[-1], answer, cut=translator.cut)
-        self._hand_over(turn, event)
-
-    def _check_json(self, dialogue: Dialogue, schema: dict[str, Any], text: str) -> None:
-        problem = find_problem(schema, text)
-        if problem is not None:
-            self.fleet.retire(dialogue, urgent=True)
-            raise UpstreamError(f"The model's answer does not match the schema: {problem}")
-
-    def _lease(
-        self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: _Attempts
-    ) -> tuple[Dialogue, int]:
-        """A child, and how many of the conversation's messages it holds. Raises the verdict of an aborted turn."""
-        if turn.verdict is not None:
-            raise turn.verdict
-        if not attempts.fresh and profile.json_schema is None:
-            found = self.fleet.lease_holding(chain, turn.conversation.messages)
-            if found is not None:
-                turn.report.how = "live"
-                return found
-        turn.report.how = "replayed" if len(turn.conversation.messages) > 1 else "new"
-        return self.fleet.lease(profile), 0
-
-    def _hand_over(self, turn: Turn, event: Event) -> None:
-        if isinstance(event, MessageStart):
-            turn.report.model = event.model
-            turn.report.first = self.clock()
-            self.on_login(True)
-        watch = turn.watch
-        assert watch is not None
-        turn.channel.put(event, self.limits.client_timeout, on_wait=watch.pause)
-        watch.alive()
-
-    def _release(self, turn: Turn, dialogue: Dialogue, before: bytes, answer: Completion, *, cut: bool) -> None:
-        """Give the child back with what it holds now, or retire it where its history is not the client's."""
-        turn.report.usage = answer.usage
-        turn.detach()
-        if turn.watch is not None:
-            turn.watch.pause()
-        if cut or turn.verdict is not None or not answer.blocks:
-            self.fleet.retire(dialogue, urgent=True)
-            return
-        dialogue.holds = digest_message(before, Message("assistant", answer.blocks))
-        self.fleet.give_back(dialogue)

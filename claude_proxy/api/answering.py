@@ -132,9 +132,12 @@ class Answer:
     def _headers(self) -> dict[str, str]:
         report = self._turn.report
         headers = {
-            "X-Claude-Proxy-Mode": "chat",
+            "X-Claude-Proxy-Mode": "client-tools" if self._turn.conversation.tools else "chat",
             "X-Claude-Proxy-Model": report.model or self._turn.profile.model,
+            "Server-Timing": ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in report.timing().items()),
         }
+        if report.session:
+            headers["X-Claude-Proxy-Session"] = f"{report.session}; {report.how}"
         if report.ignored:
             headers["X-Claude-Proxy-Ignored"] = ", ".join(quote(name, safe="")[:64] for name in report.ignored[:32])
         return headers

@@ -7,7 +7,7 @@ document (https://github.com/openai/openai-openapi), and what the SDKs were seen
 from collections.abc import Iterable, Iterator
 from typing import Any, assert_never
 
-from ..conversation import ToolUse
+from ..conversation import Message, ToolUse
 from ..errors import ProxyError
 from ..events import (
     BlockStart,
@@ -45,9 +45,9 @@ class ChatCompletions:
 
     name = "chat"
 
-    def parse(self, body: bytes) -> Parsed:
+    def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
         """See `chat_request`. Raises BadRequest with the path of what is wrong."""
-        return parse_chat(body)
+        return parse_chat(body, before)
 
     def stream(self, events: Iterable[Event | None], context: Context) -> Iterator[bytes]:
         """Role chunk first, `finish_reason` once, usage only when asked for, `[DONE]` last."""

@@ -14,6 +14,7 @@ from ..conversation import (
     Conversation,
     Effort,
     Image,
+    Message,
     Options,
     Text,
     ToolChoice,
@@ -158,17 +159,18 @@ class ChatRequest(msgspec.Struct):
         return bool(self.functions) and not self.tools
 
 
-def parse_chat(body: bytes) -> Parsed:
-    """Raises BadRequest with the path of what is wrong."""
+def parse_chat(body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
+    """See `Dialect.parse`. Raises BadRequest with the path of what is wrong."""
     request = decode(body, ChatRequest)
     _check(request)
     tools = parse_functions(request.functions or []) if request.is_legacy else parse_tools(request.tools or [])
     wish = request.function_call if request.is_legacy else request.tool_choice
     name = "function_call" if request.is_legacy else "tool_choice"
     choice = parse_tool_choice(wish, tools, request.parallel_tool_calls is not False and not request.is_legacy, name)
-    system, messages = arrange(_parse_messages(request.messages))
+    system, messages = arrange(_parse_messages(request.messages), before=before)
     conversation = Conversation(request.model or "", messages, system, tools, _parse_options(request, choice))
-    return Parsed(conversation, bool(request.stream), request, _ignored(body))
+    hints = (request.prompt_cache_key, request.user)
+    return Parsed(conversation, bool(request.stream), request, _ignored(body), hints)
 
 
 def _parse_messages(messages: list[ChatMessage]) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ..conversation import Conversation
+from ..conversation import Conversation, Message
 from ..errors import BadRequest, ProxyError
 from ..events import Completion, Event
 
@@ -21,12 +21,16 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A request in canonical form. `ignored`: the client's names for what this dialect cannot honour."""
+    """A request in canonical form. `ignored`: the client's names for what this dialect cannot honour.
+
+    hints: what may name the conversation where no header does, best first.
+    """
 
     conversation: Conversation
     stream: bool
     request: Any
     ignored: tuple[str, ...] = ()
+    hints: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,11 @@ class Dialect(Protocol):
 
     name: str
 
-    def parse(self, body: bytes) -> Parsed:
-        """Untrusted bytes -> canonical request. Raises BadRequest with the path of what is wrong."""
+    def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
+        """Untrusted bytes -> canonical request. Raises BadRequest with the path of what is wrong.
+
+        before: messages that the server keeps for this client, which come before those in the body.
+        """
         ...
 
     def stream(self, events: Iterable[Event | None], context: Context) -> Iterator[bytes]:

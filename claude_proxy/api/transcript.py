@@ -18,22 +18,31 @@ Entry = tuple[AnyRole, tuple[ContentBlock, ...]]
 _UNUSABLE = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-def arrange(entries: Iterable[Entry], path: str = "messages") -> tuple[str | None, tuple[Message, ...]]:
+def arrange(
+    entries: Iterable[Entry], path: str = "messages", before: tuple[Message, ...] = ()
+) -> tuple[str | None, tuple[Message, ...]]:
     """System prompt (None where there is none) and messages, oldest first, the last one the user's.
 
     System messages at the head become the prompt: the CLI takes one only at the start. One in the middle goes with the
     next user message, one that comes last with the one before it, marked as what it is. An assistant message without
-    content is left out, as the CLI does. Raises BadRequest for calls without results and results without calls.
+    content is left out, as the CLI does. before: messages that come first, and are none of the client's now.
+    Raises BadRequest for calls without results and results without calls.
     """
     arrangement = _Arrangement(path)
+    for message in before:
+        arrangement.add(message.role, message.content)
     for role, blocks in entries:
-        if role == "system":
-            arrangement.add_system([block.text for block in blocks if isinstance(block, Text) and block.text])
-        elif role == "user":
-            arrangement.add_user(blocks)
+        if role == "system" and not arrangement.system_is_over:
+            arrangement.system.extend(texts_of(blocks))
         else:
-            arrangement.add_assistant(blocks)
+            arrangement.system_is_over |= role != "system"
+            arrangement.add(role, blocks)
     return arrangement.finish()
+
+
+def texts_of(blocks: tuple[ContentBlock, ...]) -> list[str]:
+    """The texts that are not empty."""
+    return [block.text for block in blocks if isinstance(block, Text) and block.text]
 
 
 def mark_system(text: str) -> Text:
@@ -47,6 +56,7 @@ class _Arrangement:
 
     path: str
     system: list[str] = field(default_factory=list)
+    system_is_over: bool = False
     messages: list[Message] = field(default_factory=list)
     _waiting: list[ContentBlock] = field(default_factory=list)
     _asked: dict[str, ToolUse] = field(default_factory=dict)
@@ -54,11 +64,13 @@ class _Arrangement:
     _texts: list[Message] = field(default_factory=list)
     _used: set[str] = field(default_factory=set)
 
-    def add_system(self, texts: list[str]) -> None:
-        if self.messages or self._texts or self._results:
-            self._waiting.extend(mark_system(text) for text in texts)
+    def add(self, role: AnyRole, blocks: tuple[ContentBlock, ...]) -> None:
+        if role == "system":
+            self._waiting.extend(mark_system(text) for text in texts_of(blocks))
+        elif role == "user":
+            self.add_user(blocks)
         else:
-            self.system.extend(texts)
+            self.add_assistant(blocks)
 
     def add_user(self, blocks: tuple[ContentBlock, ...]) -> None:
         others: list[ContentBlock] = []

@@ -18,7 +18,7 @@ from ..errors import ProxyError, UpstreamError
 from ..models import CliModel
 from . import protocol
 from .child import Child
-from .protocol import ControlAnswer, ControlRequest, ControlResponse, Inbound, RateLimit, Result, ToolCall
+from .protocol import ControlAnswer, ControlRequest, ControlResponse, Inbound, Init, RateLimit, Result, ToolCall
 from .toolset import LARGEST_RESULT, Toolset
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class Dialogue:
     """A child under one owner at a time.
 
     model: what the CLI was started with or set to. profile: None while it is blank. holds: the digest of the
-    conversation it holds, the reply included; None while it holds none. last_used: on the fleet's clock.
+    conversation it holds, the reply included; None while it holds none. session: the key of the session it serves.
+    session_id: the CLI's own, once it has told. last_used: on the fleet's clock.
     """
 
     def __init__(self, child: Child, model: str, on_models: Callable[[Sequence[CliModel]], None]) -> None:
@@ -57,6 +58,8 @@ class Dialogue:
         self.profile: Profile | None = None
         self.holds: bytes | None = None
         self.last_used = 0.0
+        self.session = ""
+        self.session_id: str | None = None
         self.ready = False
         self._on_models = on_models
         self._settings = NO_SETTINGS
@@ -176,6 +179,9 @@ class Dialogue:
             case ControlResponse(answer):
                 self._take_answer(answer)
                 return True
+            case Init(session_id):
+                self.session_id = session_id
+                return False
             case ToolCall():
                 self._calls[plain_id(inbound.tool_use_id)] = inbound
                 return False

@@ -157,6 +157,16 @@ class Fleet:
             self._retire_all_idle()
         self.wake()
 
+    def retire_session(self, key: str) -> int:
+        """Every child that holds a conversation of this session, and is in no turn; returns how many."""
+        with self.changed:
+            found = [child for child in self.members.live + self.members.parked if child.session == key]
+            for child in found:
+                (self.members.parked if child in self.members.parked else self.members.live).remove(child)
+                self._retire(child, urgent=False)
+        self.wake()
+        return len(found)
+
     def counts(self) -> Counts:
         """How many there are of each kind; retired ones are not counted."""
         with self.changed:

@@ -27,6 +27,7 @@ TICK = 0.5
 # A spare that boots beside a turn that has just begun would slow its first word.
 TOP_UP_DELAY = 0.3
 MEMORY_FLOOR = 1 << 30
+CHORE_INTERVAL = 3600.0
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 
 
@@ -48,12 +49,16 @@ class Keeper:
         default: Profile,
         clock: Callable[[], float],
         on_models: Callable[[Sequence[CliModel]], None],
+        chore: Callable[[], None] = lambda: None,
     ) -> None:
+        """`chore`: what else is to be done now and then, such as pruning; called at the start and every hour."""
         self._fleet = fleet
         self._launcher = launcher
         self._default = default
         self._clock = clock
         self._on_models = on_models
+        self._chore = chore
+        self._next_chore = float("-inf")
         self._retiring: list[Retirement] = []
         self._stopping = threading.Event()
         self._start_after = float("-inf")
@@ -92,6 +97,9 @@ class Keeper:
         self._serve_orders()
         self._expire()
         self._fill_gaps()
+        if self._clock() >= self._next_chore:
+            self._next_chore = self._clock() + CHORE_INTERVAL
+            self._chore()
         self._take_retired()
         self._end_retired()
         self._waker.wait(self._descriptors(), self._pause())

@@ -1,8 +1,8 @@
 """One turn on one child: send what is new, yield the answer's events.
 
 In: a leased `Dialogue`, the messages it does not hold yet, the parameters. Out: canonical events, `MessageEnd` last.
-Rule: the generator returns only when the CLI's `result` has arrived, or the answer was cut on purpose; whatever else
-happens is an exception, and the child must then be retired.
+Rule: the generator returns only when the CLI's `result` has arrived, the turn is parked, or the answer was cut on
+purpose; whatever else happens is an exception, and the child must then be retired.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,27 +14,33 @@ from .dialogue import Dialogue, Profile
 from .translator import Translator
 
 
-def run_turn(
+def prepare_turn(
     dialogue: Dialogue,
     profile: Profile,
     messages: Sequence[Message],
     settings: dict[str, Any],
-    translator: Translator,
     alive: Callable[[], None],
-) -> Iterator[Event]:
-    """Drive one turn. `messages`: those the child does not hold, oldest first, the last one the user's; for a parked
-    child the one message that answers its calls.
+) -> None:
+    """Everything but the question: initialise, set parameters, replay what the child does not hold.
 
-    alive: called whenever the child was heard, and before it is waited for. Raises what `Dialogue` and `Translator` do.
+    messages: those the child does not hold, oldest first, the last one the user's; for a parked child the one message
+    that answers its calls. alive: called whenever the child was heard, and before it is waited for. Raises what
+    `Dialogue` does.
     """
     alive()
     dialogue.prepare(profile)
     dialogue.apply(settings)
+    for message in messages[:-1]:
+        dialogue.replay(message, alive)
+
+
+def answer_turn(
+    dialogue: Dialogue, messages: Sequence[Message], translator: Translator, alive: Callable[[], None]
+) -> Iterator[Event]:
+    """Ask the question, or answer the parked calls, and yield what comes. Raises what both arguments do."""
     if dialogue.is_parked:
         dialogue.answer(messages[-1])
     else:
-        for message in messages[:-1]:
-            dialogue.replay(message, alive)
         dialogue.ask(messages[-1])
     while not translator.done:
         yield from translator.feed(dialogue.receive(alive))

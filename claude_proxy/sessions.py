@@ -1,0 +1,276 @@
+"""Which conversation a request belongs to, what it is called, and what is remembered of it.
+
+In: a name the client gave, if any, and the digest chain of its messages. Out: a `Session`: its id, and how much of the
+conversation is known already. The table holds digests, counts and times, no text; text is kept only for sessions whose
+client asked the server to keep the history (`X-Session-History: server`), and goes with them.
+Rules: content decides what continues what; a name only keeps conversations apart. A name is a key, never a path.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from .conversation import Message, Thinking
+from .store import Statement, Store
+
+log = logging.getLogger(__name__)
+
+LONGEST_ID = 64
+HEADS_KEPT = 400
+LOOKUP_BATCH = 400
+COLUMNS = "external_id, claude_session_id, model, mode, message_count, created_at, last_used_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What the client calls its conversation. `owner`: digest of its API key, empty without one. `given`: the id under
+    which it is listed, `hdr_…` or `usr_…`, or None where the client named nothing."""
+
+    owner: str = ""
+    given: str | None = None
+
+    @property
+    def partition(self) -> str:
+        """What goes into every digest, so that equal conversations of two names stay two."""
+        return f"{self.owner}/{self.given or ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One conversation under way. `known`: how many of its messages were seen before; 0 for a new one."""
+
+    owner: str
+    id: str
+    known: int
+    generation: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.owner}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row of the sessions API. Times in Unix seconds."""
+
+    id: str
+    claude_session_id: str | None
+    model: str
+    mode: str
+    message_count: int
+    created_at: float
+    last_used_at: float
+
+
+def make_owner(api_key: str) -> str:
+    """Names a key without holding it."""
+    return hashlib.blake2b(api_key.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest() if api_key else ""
+
+
+def make_id(kind: str, name: str) -> str:
+    """`hdr_my-chat`: percent-encoded, at most 64 characters and the prefix; longer names keep apart by a digest."""
+    encoded = quote(name, safe="", errors="surrogateescape")
+    if len(encoded) > LONGEST_ID:
+        mark = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+        encoded = f"{encoded[: LONGEST_ID - 17]}~{mark}"
+    return f"{kind}_{encoded}"
+
+
+class Sessions:
+    """The conversations of this proxy. `clock` gives Unix seconds; `ttl` seconds after its last use one goes."""
+
+    def __init__(self, store: Store, ttl: float, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._ttl = ttl
+        self._clock = clock
+        self._lock = threading.Lock()  # guards: _generations, _reserved
+        self._generations: dict[str, int] = {}
+        self._reserved: set[str] = set()
+
+    def begin(self, name: Name, chain: Sequence[bytes]) -> Session:
+        """The session of a conversation whose digests are H₀ … Hₙ."""
+        found = self._find(name.owner, chain)
+        if name.given is not None:
+            session_id = name.given
+        elif found is not None and found[2]:
+            session_id = found[0]
+        else:
+            session_id = self._new_id(name.owner, chain[-1])
+        known = found[1] if found is not None else 0
+        with self._lock:
+            generation = self._generations.get(f"{name.owner}/{session_id}", 0)
+        return Session(name.owner, session_id, known, generation)
+
+    def finish(
+        self,
+        session: Session,
+        head: bytes,
+        count: int,
+        *,
+        model: str,
+        mode: str = "chat",
+        claude_session_id: str | None = None,
+        history: Sequence[Message] = (),
+    ) -> bool:
+        """A turn has ended: the conversation now has `count` messages and the digest `head`.
+
+        history: messages to add to what the server keeps for the client. False where the session was deleted meanwhile,
+        or could not be written.
+        """
+        with self._lock:
+            self._reserved.discard(session.key)
+            if self._generations.get(session.key, 0) != session.generation:
+                return False
+        now = self._clock()
+        statements: list[Statement] = [
+            (
+                f"INSERT INTO sessions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (external_id) DO UPDATE SET"
+                " claude_session_id = excluded.claude_session_id, model = excluded.model, mode = excluded.mode,"
+                " message_count = excluded.message_count, last_used_at = excluded.last_used_at",
+                (session.key, claude_session_id, model, mode, count, now, now),
+            ),
+            (
+                "INSERT OR REPLACE INTO heads (digest, external_id, claude_session_id, position, created_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (head, session.key, claude_session_id, count, now),
+            ),
+            (
+                "DELETE FROM heads WHERE external_id = ? AND digest NOT IN"
+                " (SELECT digest FROM heads WHERE external_id = ? ORDER BY created_at DESC LIMIT ?)",
+                (session.key, session.key, HEADS_KEPT),
+            ),
+            *self._append(session, history),
+        ]
+        return self._store.write(statements)
+
+    def history(self, owner: str, session_id: str) -> tuple[Message, ...]:
+        """What the server keeps of a conversation for its client, oldest first."""
+        rows = self._store.read(
+            "SELECT message FROM history WHERE external_id = ? ORDER BY position", (f"{owner}/{session_id}",)
+        )
+        return tuple(msgspec.json.decode(message, type=Message) for (message,) in rows)
+
+    def records(self, owner: str) -> list[Record]:
+        """The owner's sessions, last used first."""
+        rows = self._store.read(
+            f"SELECT {COLUMNS} FROM sessions WHERE external_id LIKE ? ORDER BY last_used_at DESC", (f"{owner}/%",)
+        )
+        return [_record(row) for row in rows]
+
+    def get(self, owner: str, session_id: str) -> Record | None:
+        rows = self._store.read(f"SELECT {COLUMNS} FROM sessions WHERE external_id = ?", (f"{owner}/{session_id}",))
+        return _record(rows[0]) if rows else None
+
+    def delete(self, owner: str, session_id: str) -> bool:
+        """Forget a session and all it holds; a turn that still runs in it is not remembered. False where unknown."""
+        known = self.get(owner, session_id) is not None
+        key = f"{owner}/{session_id}"
+        with self._lock:
+            self._generations[key] = self._generations.get(key, 0) + 1
+        return known and self._store.write([("DELETE FROM sessions WHERE external_id = ?", (key,))])
+
+    def prune(self) -> int:
+        """Forget what nobody used for longer than the ttl; returns how many sessions that were."""
+        oldest = self._clock() - self._ttl
+        rows = self._store.read("SELECT count(*) FROM sessions WHERE last_used_at < ?", (oldest,))
+        count = int(rows[0][0]) if rows else 0
+        if count:
+            self._store.write([("DELETE FROM sessions WHERE last_used_at < ?", (oldest,))])
+        return count
+
+    def count(self) -> int:
+        """How many sessions are remembered, of all owners."""
+        rows = self._store.read("SELECT count(*) FROM sessions")
+        return int(rows[0][0]) if rows else 0
+
+    def _find(self, owner: str, chain: Sequence[bytes]) -> tuple[str, int, bool] | None:
+        """(id, messages known, is that its newest point) of the longest known beginning; None for a new one."""
+        deepest_first = list(enumerate(chain))[:0:-1]
+        for start in range(0, len(deepest_first), LOOKUP_BATCH):
+            batch = dict((digest, count) for count, digest in deepest_first[start : start + LOOKUP_BATCH])
+            marks = ",".join("?" * len(batch))
+            rows = self._store.read(
+                f"SELECT digest, external_id, position FROM heads WHERE digest IN ({marks})", [*batch]
+            )
+            if rows:
+                digest, key, position = max(rows, key=lambda row: batch[bytes(row[0])])
+                newest = self._store.read("SELECT max(position) FROM heads WHERE external_id = ?", (key,))
+                return key.removeprefix(f"{owner}/"), batch[bytes(digest)], bool(newest) and newest[0][0] == position
+        return None
+
+    def _new_id(self, owner: str, digest: bytes) -> str:
+        """`auto_` and 16 hex digits of the conversation's own digest; two conversations that open alike get two ids."""
+        number = 0
+        while True:
+            salted = hashlib.blake2b(digest + number.to_bytes(4, "big"), digest_size=8).hexdigest()
+            candidate = f"auto_{salted}"
+            key = f"{owner}/{candidate}"
+            with self._lock:
+                taken = key in self._reserved
+                self._reserved.add(key)
+            if not taken and self.get(owner, candidate) is None:
+                return candidate
+            number += 1
+
+    def _append(self, session: Session, messages: Sequence[Message]) -> list[Statement]:
+        sql = (
+            "INSERT INTO history (external_id, position, message)"
+            " SELECT ?, coalesce(max(position), 0) + 1, ? FROM history WHERE external_id = ?"
+        )
+        return [(sql, (session.key, msgspec.json.encode(without_thinking(m)), session.key)) for m in messages]
+
+    def release(self, session: Session) -> None:
+        """A turn has failed: its id may be used again."""
+        with self._lock:
+            self._reserved.discard(session.key)
+
+
+def without_thinking(message: Message) -> Message:
+    """A message as it is kept: thinking cannot be sent again under another model."""
+    return Message(message.role, tuple(block for block in message.content if not isinstance(block, Thinking)))
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    return Record(str(row[0]).partition("/")[2], *row[1:])
+
+
+class Turnstile:
+    """Lets turns of one session pass one at a time, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # guards: _queues
+        self._queues: dict[str, list[object]] = {}
+
+    def enter(self, key: str, is_gone: Callable[[], bool], timeout: float, poll: float = 0.1) -> object | None:
+        """A ticket once it is our turn; None when the client has gone, or `timeout` seconds have passed."""
+        ticket = object()
+        waited = 0.0
+        with self._changed:
+            queue = self._queues.setdefault(key, [])
+            queue.append(ticket)
+            while queue[0] is not ticket:
+                if waited >= timeout or is_gone():
+                    self._remove(key, ticket)
+                    return None
+                self._changed.wait(poll)
+                waited += poll
+        return ticket
+
+    def leave(self, key: str, ticket: object) -> None:
+        """Let the next one pass. Idempotent."""
+        with self._changed:
+            self._remove(key, ticket)
+
+    def _remove(self, key: str, ticket: object) -> None:
+        queue = self._queues.get(key, [])
+        if ticket in queue:
+            queue.remove(ticket)
+        if not queue:
+            self._queues.pop(key, None)
+        self._changed.notify_all()
