@@ -47,8 +47,11 @@ class Document(Block, frozen=True, tag="document"):
 
 
 class Thinking(Block, frozen=True, tag="thinking"):
+    """`model`: the id of the model that thought it, where that is known; no part of the API's block."""
+
     thinking: str
     signature: str = ""
+    model: str = ""
 
 
 class ToolUse(Block, frozen=True, tag="tool_use"):
@@ -98,6 +101,18 @@ class ToolChoice(msgspec.Struct, frozen=True):
         return self.mode in ("any", "tool")
 
 
+class ThinkingMode(msgspec.Struct, frozen=True):
+    """What a request of the Messages API says of thinking, in its words.
+
+    asked: False where it says nothing, which means `disabled` there, and is no wish that could be ignored.
+    """
+
+    type: Literal["enabled", "adaptive", "between_tools", "disabled"]
+    budget_tokens: int | None = None
+    display: str | None = None
+    asked: bool = True
+
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -105,15 +120,17 @@ class Options(msgspec.Struct, frozen=True):
     """Parameters of one turn; None means that the client did not say.
 
     max_tokens: tokens, thinking included. stop_sequences: non-empty strings. temperature, top_p: as the client sent
-    them, in its own range. effort: OpenAI's word for it. json_schema: the
-    answer must be JSON of this schema.
+    them, in its own range. effort: OpenAI's word for it. thinking: only where the dialect speaks of it apart from
+    effort. json_schema: the answer must be JSON of this schema.
     """
 
     max_tokens: int | None = None
     stop_sequences: tuple[str, ...] = ()
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
     effort: Effort | None = None
+    thinking: ThinkingMode | None = None
     tool_choice: ToolChoice = ToolChoice()
     json_schema: dict[str, Any] | None = None
 

@@ -7,7 +7,7 @@ is never used again; a turn is run a second time only where nothing of it was sa
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from .claude.dialogue import Dialogue, Profile
-from .claude.fleet import Fleet
+from .claude.fleet import Fleet, Rehearsal
 from .claude.parameters import Parameters, Refusals, build_parameters, is_open
 from .claude.translator import Translator
 from .claude.turn import answer_turn, prepare_turn
@@ -32,8 +32,9 @@ from .errors import (
     UpstreamError,
 )
 from .events import Collector, Completion, Event, MessageEnd, MessageStart
+from .foresight import Foresight
 from .schemas import find_problem
-from .sessions import Sessions
+from .sessions import Sessions, without_thinking
 from .turns import Turn
 from .workers import WorkerPool
 
@@ -56,7 +57,8 @@ class _Attempts:
     replaced: bool = False
     logged_in_again: bool = False
     fresh: bool = False
-    refusals_before: Refusals | None = None
+    before: Refusals = Refusals()
+    remedies: list[Refusals] | None = None
 
 
 @dataclass(slots=True)
@@ -72,10 +74,12 @@ class Engine:
     wall_clock: Callable[[], float] = time.time
     on_login: Callable[[bool], None] = lambda logged_in: None
     _refusals: dict[str, Refusals] = field(default_factory=dict)
+    _marked: set[str] = field(default_factory=set)
+    _foresight: Foresight = field(default_factory=Foresight)
 
     def submit(self, turn: Turn) -> None:
         """Queue a turn. Raises QueueFull, ShuttingDown; for a strict turn BadRequest for what is not honoured."""
-        turn.report.ignored = tuple(sorted({*turn.ignored, *self._parameters(turn).ignored}))
+        turn.report.ignored = turn.ignores(self._parameters(turn).ignored)
         if turn.strict and turn.report.ignored:
             raise BadRequest(f"Not honoured: {', '.join(turn.report.ignored)}", param=turn.report.ignored[0])
         turn.report.arrived = now = self.clock()
@@ -151,27 +155,38 @@ class Engine:
         Where leaving everything out does not help either, the 400 was about something else, and nothing is remembered.
         """
         model = turn.profile.model
-        known = self._refusals.get(model, Refusals())
-        if attempts.refusals_before is None:
-            attempts.refusals_before = known
-        if not turn.strict and self._parameters(turn).refusable:
-            self._refusals[model] = replace(known, sampling=True)
-        elif turn.conversation.options.json_schema is not None and not known.schema:
-            self._refusals[model] = replace(known, schema=True)
-        else:
-            self._refusals[model] = attempts.refusals_before
+        if attempts.remedies is None:
+            attempts.before = self._known(turn)
+            attempts.remedies = self._remedies(turn, attempts.before)
+        if not attempts.remedies:
+            self._refusals[model] = attempts.before
             return False
+        self._refusals[model] = attempts.remedies.pop(0)
         return True
 
+    def _remedies(self, turn: Turn, known: Refusals) -> list[Refusals]:
+        """What may be left out, to be tried in this order: parameters, the schema, both, our cache breakpoint too."""
+        parameters = self._parameters(turn)
+        found = []
+        if parameters.refusable and (parameters.tacit or not turn.strict):
+            found.append(parameters.without(known))
+        if turn.conversation.options.json_schema is not None and not known.schema:
+            found += [replace(one, schema=True) for one in (known, *found)]
+        if len(turn.conversation.messages) > 1 and not known.mark and turn.profile.model not in self._marked:
+            found += [replace(one, mark=True) for one in (known, *found)]
+        return found
+
     def _parameters(self, turn: Turn) -> Parameters:
-        known = self._refusals.get(turn.profile.model, Refusals())
-        return build_parameters(turn.conversation.options, turn.profile.toolset, known)
+        return build_parameters(turn.conversation.options, turn.profile.toolset, self._known(turn))
+
+    def _known(self, turn: Turn) -> Refusals:
+        """What the model of a turn was seen to refuse."""
+        return self._refusals.get(turn.profile.model, Refusals())
 
     def _profile(self, turn: Turn) -> Profile:
         """What the child must be; with a schema of its own where the model does not take one per request."""
         schema = turn.conversation.options.json_schema
-        refused = self._refusals.get(turn.profile.model, Refusals()).schema
-        if schema is None or not (refused or is_open(schema)):
+        if schema is None or not (self._known(turn).schema or is_open(schema)):
             return turn.profile
         return replace(turn.profile, json_schema=msgspec.json.encode(schema))
 
@@ -188,7 +203,7 @@ class Engine:
         turn.report.leased = turn.report.asked = self.clock()
         _log_begin(turn, held)
         parameters = self._parameters(turn)
-        turn.report.ignored = tuple(sorted({*turn.ignored, *parameters.ignored}))
+        turn.report.ignored = turn.ignores(parameters.ignored)
         collector = Collector()
         structured = profile.json_schema is not None
         translator = Translator(self.wall_clock(), profile.toolset, structured=structured)
@@ -197,7 +212,7 @@ class Engine:
         try:
             turn.attach(dialogue)
             new = conversation.messages[held:]
-            prepare_turn(dialogue, profile, new, parameters.settings, alive)
+            prepare_turn(dialogue, profile, new, parameters.settings, alive, mark=not self._known(turn).mark)
             turn.report.asked = self.clock()
             for event in answer_turn(dialogue, new, translator, alive):
                 collector.add(event)
@@ -237,6 +252,8 @@ class Engine:
 
     def _hand_over(self, turn: Turn, event: Event) -> None:
         if isinstance(event, MessageStart):
+            if turn.report.how == "replayed" and not self._known(turn).mark:
+                self._marked.add(turn.profile.model)  # the API takes our breakpoint
             turn.report.model = event.model
             turn.report.first = self.clock()
             self.on_login(True)
@@ -253,14 +270,40 @@ class Engine:
             turn.watch.pause()
         reply = Message("assistant", answer.blocks)
         head = digest_message(before, reply)
-        remembered = bool(answer.blocks) and self._remember(turn, dialogue, head, reply)
-        if cut or turn.verdict is not None or not remembered:
+        expected = self._foresee(turn, reply) if answer.blocks else None
+        heads = (head, *([expected.holds] if expected is not None else []))
+        remembered = bool(answer.blocks) and self._remember(turn, dialogue, heads, reply)
+        if cut or turn.verdict is not None or not remembered or (expected is not None and expected.certain):
             self.fleet.retire(dialogue, urgent=True)
-            return
-        dialogue.holds = head
-        self.fleet.give_back(dialogue)
+        else:
+            dialogue.holds = head
+            self.fleet.give_back(dialogue)
+        if expected is not None and remembered:
+            self.fleet.rehearse(expected)
 
-    def _remember(self, turn: Turn, dialogue: Dialogue, head: bytes, reply: Message) -> bool:
+    def _foresee(self, turn: Turn, reply: Message) -> Rehearsal | None:
+        """What to prepare for the next request of a client whose last messages move with every turn; else None.
+
+        A first request that ends with two user messages in a row is taken for one of such a client's, to be on the safe
+        side; its child is kept all the same.
+        """
+        assert turn.session is not None
+        messages = turn.conversation.messages
+        start = digest_profile(turn.name.partition, "chat", turn.profile.model, turn.conversation)
+        opening = digest_message(start, messages[0])
+        digests = [digest_message(b"", message) for message in messages]
+        dropped = self._foresight.dropped(opening, digests)
+        self._foresight.note(opening, digests, digest_message(b"", reply))
+        certain = bool(dropped)
+        if dropped is None and [message.role for message in messages[-2:]] == ["user", "user"]:
+            dropped = 1
+        kept = messages[: len(messages) - (dropped or 0)]
+        if not dropped or not kept or self._profile(turn) is not turn.profile:
+            return None
+        history = (*kept, without_thinking(reply))
+        return Rehearsal(turn.profile, history, digest_chain(start, history)[-1], turn.session.key, certain)
+
+    def _remember(self, turn: Turn, dialogue: Dialogue, heads: Sequence[bytes], reply: Message) -> bool:
         """Note what the conversation is now. False where it must not go on in this child: it was deleted meanwhile."""
         assert turn.session is not None
         messages = turn.conversation.messages
@@ -268,7 +311,7 @@ class Engine:
         dialogue.session = turn.session.key
         return self.sessions.finish(
             turn.session,
-            head,
+            heads,
             len(messages) + 1,
             model=turn.report.model,
             claude_session_id=dialogue.session_id,

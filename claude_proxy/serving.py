@@ -89,6 +89,7 @@ def _answer(
         name=parse_name(request.headers, parsed.hints, owner),
         keeps_history=keeps_history,
         ignored=parsed.ignored,
+        names=parsed.names,
         strict=service.config.strict,
     )
     turn.id = g.request_id

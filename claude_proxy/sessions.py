@@ -110,7 +110,7 @@ class Sessions:
     def finish(
         self,
         session: Session,
-        head: bytes,
+        heads: Sequence[bytes],
         count: int,
         *,
         model: str,
@@ -118,7 +118,7 @@ class Sessions:
         claude_session_id: str | None = None,
         history: Sequence[Message] = (),
     ) -> bool:
-        """A turn has ended: the conversation now has `count` messages and the digest `head`.
+        """A turn has ended: the conversation now has `count` messages, and goes on from any of the digests `heads`.
 
         history: messages to add to what the server keeps for the client. False where the session was deleted meanwhile,
         or could not be written.
@@ -135,10 +135,13 @@ class Sessions:
                 " message_count = excluded.message_count, last_used_at = excluded.last_used_at",
                 (session.key, claude_session_id, model, mode, count, now, now),
             ),
-            (
-                "INSERT OR REPLACE INTO heads (digest, external_id, claude_session_id, position, created_at)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (head, session.key, claude_session_id, count, now),
+            *(
+                (
+                    "INSERT OR REPLACE INTO heads (digest, external_id, claude_session_id, position, created_at)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (head, session.key, claude_session_id, count, now),
+                )
+                for head in heads
             ),
             (
                 "DELETE FROM heads WHERE external_id = ? AND digest NOT IN"
@@ -196,12 +199,12 @@ class Sessions:
             batch = dict((digest, count) for count, digest in deepest_first[start : start + LOOKUP_BATCH])
             marks = ",".join("?" * len(batch))
             rows = self._store.read(
-                f"SELECT digest, external_id, position FROM heads WHERE digest IN ({marks})", [*batch]
+                f"SELECT digest, external_id, created_at FROM heads WHERE digest IN ({marks})", [*batch]
             )
             if rows:
-                digest, key, position = max(rows, key=lambda row: batch[bytes(row[0])])
-                newest = self._store.read("SELECT max(position) FROM heads WHERE external_id = ?", (key,))
-                return key.removeprefix(f"{owner}/"), batch[bytes(digest)], bool(newest) and newest[0][0] == position
+                digest, key, noted = max(rows, key=lambda row: batch[bytes(row[0])])
+                newest = self._store.read("SELECT max(created_at) FROM heads WHERE external_id = ?", (key,))
+                return key.removeprefix(f"{owner}/"), batch[bytes(digest)], bool(newest) and newest[0][0] == noted
         return None
 
     def _new_id(self, owner: str, digest: bytes) -> str:

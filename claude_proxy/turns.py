@@ -6,6 +6,7 @@ ends the turn with `abort`, wherever it is.
 
 import threading
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,10 +59,12 @@ class Turn:
         name: Name = Name(),
         keeps_history: bool = False,
         ignored: tuple[str, ...] = (),
+        names: Mapping[str, str] | None = None,
         strict: bool = False,
     ) -> None:
         """`ignored`: what the dialect itself could not honour. `name`: what the client calls the conversation.
 
+        names: the dialect's own names for what `Parameters` may call ignored.
         keeps_history: the server keeps the messages for a client that sends only what is new.
         """
         self.id = self.new_id()
@@ -72,6 +75,7 @@ class Turn:
         self.new_messages = len(conversation.messages)
         self.session: Session | None = None
         self.ignored = ignored
+        self.names = names or {}
         self.strict = strict
         self.channel: Channel[Event] = Channel()
         self.report = Report()
@@ -95,6 +99,10 @@ class Turn:
         self.channel.abort(error)
         if dialogue is not None:
             dialogue.terminate()
+
+    def ignores(self, parameters: Iterable[str]) -> tuple[str, ...]:
+        """All that is not honoured, sorted, in the client's names; `parameters` in those of `Parameters`."""
+        return tuple(sorted({*self.ignored, *(self.names.get(name, name) for name in parameters)}))
 
     @property
     def verdict(self) -> ProxyError | None:

@@ -4,8 +4,8 @@ In: raw bodies. Out: bytes. Nothing here knows a dialect.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -23,7 +23,8 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 class Parsed:
     """A request in canonical form. `ignored`: the client's names for what this dialect cannot honour.
 
-    hints: what may name the conversation where no header does, best first.
+    hints: what may name the conversation where no header does, best first. names: the client's names of parameters
+    that are not OpenAI's, by OpenAI's (`stop`, `reasoning_effort`), for what the model turns out not to take.
     """
 
     conversation: Conversation
@@ -31,6 +32,7 @@ class Parsed:
     request: Any
     ignored: tuple[str, ...] = ()
     hints: tuple[str | None, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +90,25 @@ def decode(body: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `")
-        missing = _MISSING.search(message)
-        names = [part for part in (_path(path), missing.group(1) if missing else "") if part]
-        raise BadRequest(message, param=".".join(names) or None) from error
+        raise _misshapen(error, "") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise BadRequest("The body is nested too deeply") from error
 
 
-def _path(raw: str) -> str:
-    """msgspec's `$.messages[0].role` -> `messages[0].role`."""
-    return raw.rstrip("`").removeprefix("$").removeprefix(".").replace("[...]", "[]")
+def convert(value: Any, shape: type[T], path: str) -> T:
+    """A part of a body, already decoded, of this shape. Raises BadRequest; `param` begins with `path`."""
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise _misshapen(error, path) from error
+
+
+def _misshapen(error: msgspec.ValidationError, start: str) -> BadRequest:
+    """msgspec's `… - at `$.messages[0].role`` with the path as the client knows it; `start` stands for `$`."""
+    message, _, raw = str(error).partition(" - at `")
+    missing = _MISSING.search(message)
+    path = raw.rstrip("`").replace("[...]", "[]")
+    path = start + path.removeprefix("$") + (f".{missing.group(1)}" if missing else "")
+    return BadRequest(message, param=path.removeprefix(".") or None)

@@ -23,8 +23,9 @@ def arrange(
 ) -> tuple[str | None, tuple[Message, ...]]:
     """System prompt (None where there is none) and messages, oldest first, the last one the user's.
 
-    System messages at the head become the prompt: the CLI takes one only at the start. One in the middle goes with the
-    next user message, one that comes last with the one before it, marked as what it is. An assistant message without
+    System messages at the head become the prompt: the CLI takes one only at the start. A later one goes with the next
+    user message; one that an answer follows, or nothing yet, with the message before it: so it stays where it was when
+    it came last (Claude Code's first request ends with one). It is marked as what it is. An assistant message without
     content is left out, as the CLI does. before: messages that come first, and are none of the client's now.
     Raises BadRequest for calls without results and results without calls.
     """
@@ -87,14 +88,14 @@ class _Arrangement:
 
     def add_assistant(self, blocks: tuple[ContentBlock, ...]) -> None:
         self._close_round()
+        self._append_waiting()
         kept = tuple(self._adopt(block) for block in blocks if not isinstance(block, Text) or block.text)
         if any(not isinstance(block, Thinking) and not _is_blank(block) for block in kept):
             self.messages.append(Message("assistant", kept))
 
     def finish(self) -> tuple[str | None, tuple[Message, ...]]:
         self._close_round()
-        if self._waiting and self.messages:
-            self._append_waiting()
+        self._append_waiting()
         if not self.messages:
             raise BadRequest(f"{self.path} must hold at least one user message", param=self.path)
         if self.messages[-1].role != "user":
@@ -102,11 +103,14 @@ class _Arrangement:
         return "\n\n".join(self.system) or None, tuple(self.messages)
 
     def _append_waiting(self) -> None:
+        if not self._waiting or not self.messages:
+            return
         last = self.messages[-1]
         if last.role == "user" and not any(isinstance(block, ToolResult) for block in last.content):
             self.messages[-1] = Message("user", (*last.content, *self._waiting))
         else:
             self.messages.append(Message("user", tuple(self._waiting)))
+        self._waiting.clear()
 
     def _add_result(self, result: ToolResult) -> None:
         """Of two results for one call the last one counts."""

@@ -7,6 +7,7 @@ Rule: only validated messages are sent; everything is written back to back, the 
 
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,8 @@ class Dialogue:
 
     model: what the CLI was started with or set to. profile: None while it is blank. holds: the digest of the
     conversation it holds, the reply included; None while it holds none. session: the key of the session it serves.
-    session_id: the CLI's own, once it has told. last_used: on the fleet's clock.
+    session_id: the CLI's own, once it has told. cache_ttl: the CLI's own, once it is `ready`.
+    last_used: on the fleet's clock.
     """
 
     def __init__(self, child: Child, model: str, on_models: Callable[[Sequence[CliModel]], None]) -> None:
@@ -60,11 +62,14 @@ class Dialogue:
         self.last_used = 0.0
         self.session = ""
         self.session_id: str | None = None
+        self.cache_ttl = "1h"
         self.ready = False
         self._on_models = on_models
         self._settings = NO_SETTINGS
         self._numbers = itertools.count(1)
         self._awaited: dict[str, str] = {}
+        self._script: deque[Message] = deque()
+        self._script_holds: bytes | None = None
         self._calls: dict[str, ToolCall] = {}
         self.toolset = Toolset(())
 
@@ -90,19 +95,41 @@ class Dialogue:
             self._send(protocol.build_settings(self._expect("apply_flag_settings"), settings))
             self._settings = settings
 
-    def replay(self, message: Message, alive: Callable[[], None]) -> None:
+    def replay(self, message: Message, alive: Callable[[], None], *, mark: bool = False) -> None:
         """Put an earlier message into the history, in its role, without asking for an answer.
 
+        mark: let the API's prompt cache end an entry here; the CLI's own breakpoints are all behind the history.
         Waits for the CLI to have taken a user message: without that the order is lost
         (`tests/data/transcripts/replayed_history.jsonl`).
         """
-        self._send(protocol.build_message(self.toolset.rename(message), query=False))
+        while mark and not self.ready:
+            self._take_one(alive)
+        ttl = self.cache_ttl if mark else None
+        self._send(protocol.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
         while message.role == "user":
             inbound = self.receive(alive)
             if isinstance(inbound, Result):
                 if inbound.is_error:
                     raise UpstreamError("The Claude Code CLI did not take an earlier message of the conversation")
                 return
+
+    def rehearse(self, messages: Sequence[Message], holds: bytes) -> None:
+        """Put a history into an idle child, step by step: `look` goes on with it whenever the CLI has taken one.
+
+        holds: the digest of these messages, which the child has once all are in. Raises ChildDied.
+        """
+        self._script.extend(messages)
+        self._script_holds = holds
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._script:
+            message = self._script.popleft()
+            ttl = None if self._script else self.cache_ttl
+            self._send(protocol.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
+            if message.role == "user":
+                return
+        self.holds, self._script_holds = self._script_holds, None
 
     def ask(self, message: Message) -> None:
         """Send the newest user message: the turn begins."""
@@ -135,12 +162,17 @@ class Dialogue:
         Raises ChildDied at the end, ProtocolError, UpstreamError when a control request of ours was refused.
         """
         while True:
-            line = self.child.receive()
-            alive()
-            inbound = protocol.parse_line(line) if line is not None else None
-            log.debug("Child %d: %s", self.child.pid, type(inbound).__name__)
-            if inbound is not None and not self._handle(inbound):
+            inbound = self._take_one(alive)
+            if inbound is not None:
                 return inbound
+
+    def _take_one(self, alive: Callable[[], None]) -> Inbound | None:
+        """One line; None where it was about control, or of a type that is not known here."""
+        line = self.child.receive()
+        alive()
+        inbound = protocol.parse_line(line) if line is not None else None
+        log.debug("Child %d: %s", self.child.pid, type(inbound).__name__)
+        return None if inbound is None or self._handle(inbound) else inbound
 
     def look(self) -> bool:
         """Take what an idle child has to say. False when it is dead, or says what nobody asked for: retire it then."""
@@ -148,11 +180,19 @@ class Dialogue:
             while self.child.has_output():
                 line = self.child.receive(0.0)
                 inbound = protocol.parse_line(line) if line is not None else None
-                if inbound is not None and not self._handle(inbound) and not isinstance(inbound, RateLimit):
+                if inbound is not None and not self._handle(inbound) and not self._is_expected(inbound):
                     return False
         except ProxyError:
             return False
         return True
+
+    def _is_expected(self, inbound: Inbound) -> bool:
+        if self._script_holds is None:
+            return isinstance(inbound, RateLimit)
+        if isinstance(inbound, Result) and not inbound.is_error:
+            self._go_on()
+            return True
+        return isinstance(inbound, (RateLimit, Init))
 
     def is_quiet(self) -> bool:
         """True for a live child that has said nothing since its last turn that matters, and runs."""
@@ -199,7 +239,15 @@ class Dialogue:
             )
         if what == "initialize":
             self.ready = True
-            self._on_models(parse_models((answer.response or {}).get("models")))
+            response = answer.response or {}
+            self.cache_ttl = parse_cache_ttl(response.get("account"))
+            self._on_models(parse_models(response.get("models")))
+
+
+def parse_cache_ttl(account: Any) -> str:
+    """The lifetime that the CLI asks of the API's cache: an hour for a plan's login, five minutes for a key."""
+    source = account.get("apiKeySource") if isinstance(account, dict) else None
+    return "5m" if source not in (None, "", "none") else "1h"
 
 
 def parse_models(raw: Any) -> tuple[CliModel, ...]:

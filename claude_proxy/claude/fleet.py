@@ -19,6 +19,7 @@ from .dialogue import Dialogue, Profile
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 30.0
+MOST_REHEARSALS = 4
 
 
 @dataclass(slots=True)
@@ -29,6 +30,20 @@ class Order:
     child: Dialogue | None = None
     error: ProxyError | None = None
     abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A history to put into a child that nobody waits for yet. holds: its digest. session: the key of its session.
+
+    certain: what the last turn's child holds will not be continued.
+    """
+
+    profile: Profile
+    messages: tuple[Message, ...]
+    holds: bytes
+    session: str
+    certain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +92,10 @@ class Fleet:
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self.limits = limits
         self._clock = clock
-        self.changed = threading.Condition()  # guards: members, orders, last_profile, last_lease, closing
+        self.changed = threading.Condition()  # guards: members, orders, rehearsals, last_profile, last_lease, closing
         self.members = Members()
         self.orders: deque[Order] = deque()
+        self.rehearsals: deque[Rehearsal] = deque(maxlen=MOST_REHEARSALS)
         self.last_profile: Profile | None = None
         self.last_lease = float("-inf")
         self.closing = False
@@ -131,14 +147,29 @@ class Fleet:
         """A finished answer: the child now holds what `child.holds` says, and may go on with it."""
         with self.changed:
             self.members.leased.remove(child)
-            child.last_used = self._clock()
-            (self.members.parked if child.is_parked else self.members.live).append(child)
-            while len(self.members.live) > self.limits.live:
-                self._retire(self.members.live.pop(0), urgent=False)
+            if child.is_parked:
+                child.last_used = self._clock()
+                self.members.parked.append(child)
+            else:
+                self.add_live(child)
             if self.closing:
                 self._retire_all_idle()
             self.changed.notify_all()
         self.wake()
+
+    def rehearse(self, rehearsal: Rehearsal) -> None:
+        """Have a child prepared with a history that a next request will probably begin with."""
+        with self.changed:
+            if not self.closing and self.limits.live:
+                self.rehearsals.append(rehearsal)
+        self.wake()
+
+    def add_live(self, child: Dialogue) -> None:
+        """A child that is no turn's, and holds, or soon holds, a conversation. The lock must be held."""
+        child.last_used = self._clock()
+        self.members.live.append(child)
+        while len(self.members.live) > self.limits.live:
+            self._retire(self.members.live.pop(0), urgent=False)
 
     def retire(self, child: Dialogue, *, urgent: bool) -> None:
         """A leased child that must not be used again; `urgent` where a turn is still running in it."""

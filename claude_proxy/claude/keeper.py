@@ -95,6 +95,7 @@ class Keeper:
 
     def _work(self) -> None:
         self._serve_orders()
+        self._rehearse()
         self._expire()
         self._fill_gaps()
         if self._clock() >= self._next_chore:
@@ -131,6 +132,28 @@ class Keeper:
                 fleet.members.leased.append(dialogue)
                 order.child = dialogue
             fleet.changed.notify_all()
+
+    def _rehearse(self) -> None:
+        """Start one child for a history that is expected; its answers are looked after like those of any idle one."""
+        fleet = self._fleet
+        with fleet.changed:
+            if not fleet.rehearsals or _memory_is_short():
+                return
+            rehearsal = fleet.rehearsals.popleft()
+            fleet.make_room()
+        try:
+            dialogue = self._start_child(rehearsal.profile.model)
+            dialogue.prepare(rehearsal.profile)
+            dialogue.session = rehearsal.session
+            dialogue.rehearse(rehearsal.messages, rehearsal.holds)
+        except ProxyError as error:
+            log.warning("A conversation could not be prepared ahead: %s", error.message)
+            return
+        with fleet.changed:
+            if fleet.closing:
+                fleet.members.retired.append((dialogue, True))
+            else:
+                fleet.add_live(dialogue)
 
     def _fill_gaps(self) -> None:
         """One spare at a time, not right after a lease, not while starts fail, not without memory."""

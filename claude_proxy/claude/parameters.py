@@ -6,13 +6,14 @@ it on. So a request that sets them runs without thinking, unless it asks for thi
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..conversation import Options, ToolChoice
+from ..conversation import Options, ThinkingMode, ToolChoice
 from .toolset import Toolset
 
 LARGEST_TEMPERATURE = 1.0
+TACIT = ("thinking off",)
 THINKING_OFF: dict[str, Any] = {"thinking": {"type": "disabled"}, "context_management": {"edits": []}}
 EFFORT_LEVELS = {
     "minimal": "low",
@@ -26,21 +27,31 @@ EFFORT_LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """settings: for `apply_flag_settings`, in full. ignored: the client's names for what cannot be honoured, sorted.
-    refusable: names among the honoured ones that some models refuse altogether, with a 400.
+    """settings: for `apply_flag_settings`, in full. ignored: OpenAI's names for what cannot be honoured, sorted.
+    refusable: names among the honoured ones that some models refuse altogether, with a 400. tacit: none of these was
+    asked for in so many words. thinks: they are about how to think, not about what needs thinking to be off.
     """
 
     settings: dict[str, Any]
     ignored: tuple[str, ...] = ()
     refusable: tuple[str, ...] = ()
+    tacit: bool = False
+    thinks: bool = False
+
+    def without(self, known: "Refusals") -> "Refusals":
+        """What is known of the model once it has refused these."""
+        return replace(known, thinking=True) if self.thinks else replace(known, sampling=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What a model was seen to refuse with a 400: sampling parameters and thinking off; a JSON schema."""
+    """What a model was seen to refuse with a 400: sampling parameters and thinking off; a way of thinking that a
+    client chose (newer models take no `budget_tokens`); a JSON schema; a cache breakpoint of ours among the CLI's."""
 
     sampling: bool = False
+    thinking: bool = False
     schema: bool = False
+    mark: bool = False
 
 
 def build_parameters(options: Options, toolset: Toolset | None = None, refusals: Refusals = Refusals()) -> Parameters:
@@ -53,7 +64,11 @@ def build_parameters(options: Options, toolset: Toolset | None = None, refusals:
     if len(stops) < len(options.stop_sequences):
         ignored.append("stop")  # the API takes no stop sequence of blanks alone
     body.update(_tools(options.tool_choice, toolset))
-    refusable = _settle_thinking(options, body, ignored, refusals)
+    thinks = _wants_thinking(options) and "tool_choice" not in _needing_no_thinking(body)
+    if thinks:
+        refusable = _let_think(options, body, ignored, refusals)
+    else:
+        refusable = _stop_thinking(options, body, ignored, refusals)
     if options.json_schema is not None and not refusals.schema and not is_open(options.json_schema):
         body["output_config"] = {"format": {"type": "json_schema", "schema": close_objects(options.json_schema)}}
     settings = {
@@ -63,21 +78,51 @@ def build_parameters(options: Options, toolset: Toolset | None = None, refusals:
         },
         "effortLevel": EFFORT_LEVELS.get(options.effort or ""),
     }
-    return Parameters(settings, tuple(sorted(set(ignored))), refusable)
+    return Parameters(settings, tuple(sorted(set(ignored))), refusable, refusable == TACIT, thinks)
 
 
-def _settle_thinking(options: Options, body: dict[str, Any], ignored: list[str], refusals: Refusals) -> tuple[str, ...]:
-    """Put in what needs thinking to be off, and turn it off; returns the client's names for what was put in."""
-    sampling = _sampling(options, ignored)
-    forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
-    wishes = [
-        *sampling,
-        *(["tool_choice"] if forced else []),
-        *(["reasoning_effort"] if options.effort == "none" else []),
-    ]
-    if not wishes:
+def _wants_thinking(options: Options) -> bool:
+    """True where the client asks for it: by itself in the Messages API, by an effort in OpenAI's dialects."""
+    if options.thinking is not None:
+        return options.thinking.type != "disabled"
+    return options.effort not in (None, "none")
+
+
+def _needing_no_thinking(body: dict[str, Any]) -> list[str]:
+    """The API takes a forced tool call only while thinking is off."""
+    return ["tool_choice"] if body.get("tool_choice", {}).get("type") in ("any", "tool") else []
+
+
+def _let_think(options: Options, body: dict[str, Any], ignored: list[str], refusals: Refusals) -> tuple[str, ...]:
+    """Leave out what needs thinking to be off; put in how to think, where the client says more than that it should."""
+    ignored.extend(_sampling(options, ignored))
+    mode = options.thinking
+    if mode is None or (mode.type == "adaptive" and mode.display is None):
+        return ()  # the CLI's own choice
+    if refusals.thinking:
+        ignored.append("thinking")
         return ()
-    if refusals.sampling or (options.effort not in (None, "none") and not forced):
+    body["thinking"] = _build_thinking(mode)
+    return ("thinking",)
+
+
+def _build_thinking(mode: ThinkingMode) -> dict[str, Any]:
+    fields = {"type": mode.type, "budget_tokens": mode.budget_tokens, "display": mode.display}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _stop_thinking(options: Options, body: dict[str, Any], ignored: list[str], refusals: Refusals) -> tuple[str, ...]:
+    """Put in what needs thinking to be off, and turn it off; returns OpenAI's names for what was put in."""
+    sampling = _sampling(options, ignored)
+    forced = _needing_no_thinking(body)
+    mode = options.thinking
+    off = options.effort == "none" or (mode is not None and mode.type == "disabled" and mode.asked)
+    wishes = (*sampling, *forced, *(["reasoning_effort"] if off else []))
+    if mode is not None and mode.type != "disabled":
+        ignored.append("thinking")  # a forced call was asked for as well
+    if not wishes and mode is None:
+        return ()
+    if refusals.sampling:
         ignored.extend(wishes)
         if forced:
             body["tool_choice"] = {**body["tool_choice"], "type": "auto"}
@@ -85,7 +130,7 @@ def _settle_thinking(options: Options, body: dict[str, Any], ignored: list[str],
         return ()
     body.update(THINKING_OFF)
     body.update(sampling)
-    return tuple(wishes)
+    return wishes or TACIT
 
 
 def _tools(choice: ToolChoice, toolset: Toolset | None) -> dict[str, Any]:
@@ -136,4 +181,6 @@ def _sampling(options: Options, ignored: list[str]) -> dict[str, Any]:
             ignored.append("top_p")
         else:
             sampling["top_p"] = options.top_p
+    if options.top_k is not None:
+        sampling["top_k"] = options.top_k
     return sampling

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..conversation import Base64Source, Document, Image, Message, Text, ToolResult
+from ..conversation import Base64Source, ContentBlock, Document, Image, Message, Text, Thinking, ToolResult
 from ..errors import UpstreamError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
@@ -316,22 +316,31 @@ def _build_mcp(block: Text | Image | Document) -> dict[str, Any]:
     raise ValueError("not deliverable")
 
 
-def build_message(message: Message, *, query: bool) -> bytes:
+def build_message(message: Message, *, query: bool, cache_ttl: str | None = None) -> bytes:
     """A message of the conversation; `query` asks for an answer to it and belongs to the last one, the user's.
 
-    `client_composed` keeps `/command` and `@path` what they are: text.
+    `client_composed` keeps `/command` and `@path` what they are: text. `model` goes with thinking: the CLI keeps such
+    blocks only where it names the current model. cache_ttl: put a cache breakpoint on the last block, `5m` or `1h`.
     """
-    content = msgspec.to_builtins(message.content)
-    line: dict[str, Any] = {
-        "type": message.role,
-        "message": {"role": message.role, "content": content},
-        "parent_tool_use_id": None,
-    }
+    inner: dict[str, Any] = {"role": message.role, "content": [_build_block(block) for block in message.content]}
+    if cache_ttl is not None:
+        inner["content"][-1]["cache_control"] = {"type": "ephemeral", **({"ttl": "1h"} if cache_ttl == "1h" else {})}
+    models = {block.model for block in message.content if isinstance(block, Thinking)}
+    if len(models) == 1:
+        inner["model"] = models.pop()
+    line: dict[str, Any] = {"type": message.role, "message": inner, "parent_tool_use_id": None}
     if message.role == "user":
         line["client_composed"] = True
         if not query:
             line["shouldQuery"] = False
     return _line(line)
+
+
+def _build_block(block: ContentBlock) -> dict[str, Any]:
+    if isinstance(block, Thinking):
+        return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+    built: dict[str, Any] = msgspec.to_builtins(block)
+    return built
 
 
 def _line(value: dict[str, Any]) -> bytes:

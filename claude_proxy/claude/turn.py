@@ -20,18 +20,32 @@ def prepare_turn(
     messages: Sequence[Message],
     settings: dict[str, Any],
     alive: Callable[[], None],
+    *,
+    mark: bool = True,
 ) -> None:
     """Everything but the question: initialise, set parameters, replay what the child does not hold.
 
     messages: those the child does not hold, oldest first, the last one the user's; for a parked child the one message
-    that answers its calls. alive: called whenever the child was heard, and before it is waited for. Raises what
-    `Dialogue` does.
+    that answers its calls. mark: a history that is replayed from its start ends with a cache breakpoint. alive: called
+    whenever the child was heard, and before it is waited for. Raises what `Dialogue` does.
     """
     alive()
     dialogue.prepare(profile)
     dialogue.apply(settings)
-    for message in messages[:-1]:
-        dialogue.replay(message, alive)
+    marked = last_stable(messages) if mark and dialogue.holds is None else None
+    for index, message in enumerate(messages[:-1]):
+        dialogue.replay(message, alive, mark=index == marked)
+
+
+def last_stable(messages: Sequence[Message]) -> int | None:
+    """Where a replayed history best ends a cache entry: the last message before the question that stays as it is.
+
+    The CLI joins user messages in a row, so that one of them looks different in the next request.
+    """
+    for index in range(len(messages) - 2, -1, -1):
+        if messages[index].role == "assistant" or messages[index + 1].role == "assistant":
+            return index
+    return None
 
 
 def answer_turn(
