@@ -71,6 +71,7 @@ class Config:
     max_body_bytes: int = setting(32 * 1024 * 1024, "largest request body")
     state_dir: str = setting("", "where the proxy keeps its state", metavar="FOLDER")
     session_ttl: float = setting(259200.0, "sessions unused for so long are forgotten", metavar="SECONDS")
+    persist: bool = setting(False, "let the CLI keep its sessions on disk, and resume them")
     no_store: bool = setting(False, "keep nothing on disk beyond the run, and no text for any client")
     strict: bool = setting(False, "answer 400 where a parameter cannot be honoured, instead of naming it")
     log_requests: bool = setting(False, "a line for each request at its start too, without bodies")

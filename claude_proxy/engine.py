@@ -63,7 +63,10 @@ class _Attempts:
 
 @dataclass(slots=True)
 class Engine:
-    """Runs turns. `on_login` hears of every proof that the CLI is logged in, or is not."""
+    """Runs turns. `on_login` hears of every proof that the CLI is logged in, or is not.
+
+    persist: the CLI keeps its sessions on disk, and a long one is resumed instead of replayed.
+    """
 
     fleet: Fleet
     watchdog: Watchdog
@@ -73,6 +76,7 @@ class Engine:
     clock: Callable[[], float]
     wall_clock: Callable[[], float] = time.time
     on_login: Callable[[bool], None] = lambda logged_in: None
+    persist: bool = False
     _refusals: dict[str, Refusals] = field(default_factory=dict)
     _marked: set[str] = field(default_factory=set)
     _foresight: Foresight = field(default_factory=Foresight)
@@ -91,8 +95,25 @@ class Engine:
             on_silence=lambda: turn.abort(self._silent()),
             on_deadline=lambda: turn.abort(RequestTimedOut(f"The request took longer than {limit:g} s")),
         )
-        self.workers.submit(lambda: self._work(turn))
-        self.watchdog.add(turn.watch)
+        self._enqueue(turn, turn.watch)
+
+    def _enqueue(self, turn: Turn, watch: Watch) -> None:
+        """Queue a turn; one that is aborted while it waits gives its place back at once."""
+
+        def work() -> None:
+            self._work(turn)
+
+        def withdraw() -> None:
+            if self.workers.withdraw(work):
+                self.watchdog.remove(watch)
+
+        turn.withdraw = withdraw
+        self.watchdog.add(watch)
+        try:
+            self.workers.submit(work)
+        except ProxyError:
+            self.watchdog.remove(watch)
+            raise
 
     def _silent(self) -> ChildSilent:
         return ChildSilent(f"The Claude Code CLI was silent for {self.limits.inactivity_timeout:g} s")
@@ -135,7 +156,9 @@ class Engine:
     def _may_try_again(self, turn: Turn, error: ProxyError, attempts: _Attempts) -> bool:
         """True where a second run, set up differently, can mend it; nothing has been said yet."""
         match error:
-            case ChildDied() if not attempts.replaced:
+            case UpstreamError() if not attempts.replaced and (
+                isinstance(error, ChildDied) or turn.report.how == "resumed"  # a session that the CLI does not know
+            ):
                 attempts.replaced = attempts.fresh = True
                 return True
             case NotAuthenticated():
@@ -247,7 +270,13 @@ class Engine:
             if found is not None:
                 turn.report.how = "live"
                 return found
-        turn.report.how = "replayed" if turn.session is not None and turn.session.known else "new"
+        session = turn.session
+        if self.persist and not attempts.fresh and session is not None and session.point is not None:
+            turn.report.how = "resumed"
+            dialogue = self.fleet.lease(profile, session.point)
+            dialogue.holds = chain[session.known]
+            return dialogue, session.known
+        turn.report.how = "replayed" if session is not None and session.known else "new"
         return self.fleet.lease(profile), 0
 
     def _hand_over(self, turn: Turn, event: Event) -> None:
@@ -314,6 +343,7 @@ class Engine:
             heads,
             len(messages) + 1,
             model=turn.report.model,
+            point=dialogue.point if self.persist else None,
             claude_session_id=dialogue.session_id,
             history=kept,
         )

@@ -3,6 +3,7 @@
     ProxyError
     ├── BadRequest                400 invalid_request        (param: JSON path)
     │   ├── ContextTooLong        400 context_length_exceeded
+    │   ├── PreviousResponseNotFound  400 previous_response_not_found
     │   ├── MethodNotAllowed      405 method_not_allowed
     │   ├── BodyTooLarge          413 request_too_large
     │   └── UnsupportedMediaType  415 unsupported_media_type
@@ -62,6 +63,12 @@ class BadRequest(ProxyError):
 
 class ContextTooLong(BadRequest):
     kind = "context_length_exceeded"
+
+
+class PreviousResponseNotFound(BadRequest):
+    """What a Responses request continues is not kept, not any more, or not whole."""
+
+    kind = "previous_response_not_found"
 
 
 class MethodNotAllowed(BadRequest):

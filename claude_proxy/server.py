@@ -5,6 +5,7 @@ In: a WSGI application and an address. Out: bytes on sockets.
 
 import errno
 import threading
+import time
 from typing import Any
 
 from waitress import wasyncore
@@ -28,6 +29,8 @@ class Server:
     def __init__(self, app: Any, config: Config) -> None:
         """Bind. Raises AddressInUse, or OSError for an address that cannot be bound."""
         self._map: dict[int, Any] = {}
+        self._client_timeout = config.client_timeout
+        self._stalled: dict[Any, tuple[float, float]] = {}
         self._stopping = threading.Event()
         try:
             self._server = create_server(
@@ -53,8 +56,24 @@ class Server:
         """Serve until `stop`; then close what is open."""
         while not self._stopping.is_set():
             wasyncore.loop(timeout=LOOP_TIMEOUT, use_poll=True, map=self._map, count=1)
+            self._drop_stalled()
         self._server.task_dispatcher.shutdown()
         wasyncore.close_all(self._map)
+
+    def _drop_stalled(self) -> None:
+        """Close the connection of a client that has read nothing for `client_timeout` seconds.
+
+        waitress has no limit for one whose request is still being answered: its thread would wait in `write` for ever.
+        `last_activity` changes with every byte that the socket takes; it says nothing of how long bytes have waited.
+        """
+        now, before, self._stalled = time.monotonic(), self._stalled, {}
+        for channel in list(self._server.active_channels.values()):
+            if channel.total_outbufs_len > OUTPUT_HIGH_WATERMARK:
+                activity, since = before.get(channel, (None, now))
+                since = since if activity == channel.last_activity else now
+                self._stalled[channel] = (channel.last_activity, since)
+                if now - since > self._client_timeout:
+                    channel.handle_close()
 
     def stop(self) -> None:
         """Make `run` return; may be called from any thread, once everything has been answered."""

@@ -21,6 +21,7 @@ from .demo import DemoApi
 from .engine import Engine, TurnLimits
 from .errors import ClientGone, CliUnavailable, ModelNotFound, ShuttingDown
 from .models import Catalogue, resolve
+from .responses_store import ResponseBook
 from .sessions import Sessions, Turnstile
 from .store import Store
 from .turns import Turn
@@ -64,13 +65,16 @@ class Service:
         self._login_thread: threading.Thread | None = None
         self.store = Store(_store_folder(config))
         self.sessions = Sessions(self.store, config.session_ttl, time.time)
+        self.responses = ResponseBook(self.store, time.time, keeps=not config.no_store)
         self.turnstile = Turnstile()
         self.fleet = Fleet(limits_of(config), clock)
         self.watchdog = Watchdog(clock, min(SWEEP_INTERVAL, config.inactivity_timeout / 4))
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)
         limits = TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout)
         self.engine = Engine(
-            self.fleet, self.watchdog, self.workers, self.sessions, limits, clock, on_login=self._note_login
+            *(self.fleet, self.watchdog, self.workers, self.sessions, limits, clock),
+            on_login=self._note_login,
+            persist=config.persist,
         )
         self._keeper: Keeper | None = None
 
@@ -78,6 +82,7 @@ class Service:
         """Start every thread, and the first spare. A missing CLI is not an error here: requests are told."""
         launcher.clear_leftovers()
         self._launcher = self._make_launcher()
+        self.sessions.on_forget = self._launcher.forget_sessions
         default = Profile(resolve(self.config.model, self.config.model).cli_model)
         self._keeper = Keeper(
             self.fleet, self._launcher, default, self._clock, self.catalogue.update, chore=self._prune
@@ -192,6 +197,9 @@ class Service:
         forgotten = self.sessions.prune()
         if forgotten:
             log.info("Forgot %d sessions that nobody used for %g h", forgotten, self.config.session_ttl / 3600)
+        gone = self.responses.prune(self.config.session_ttl)
+        if gone:
+            log.info("Forgot %d responses and conversations that nobody used", gone)
 
     def _note_login(self, logged_in: bool) -> None:
         with self._lock:
@@ -200,11 +208,12 @@ class Service:
 
     def _make_launcher(self) -> Launcher:
         environ = build_environment(self.config.environ, use_api_key=self.config.use_api_key)
-        working_folder = self.config.state_folder / "empty"
-        if self._demo is None:
-            return Launcher(self.config.claude, environ, working_folder)
-        self._demo.start()
-        return Launcher(self.config.claude, environ, working_folder, demo_url=self._demo.base_url)
+        keeps = self._demo is None or bool(self.config.state_dir)
+        folder = self.config.state_folder if keeps else None
+        if self._demo is not None:
+            self._demo.start()
+        demo_url = self._demo.base_url if self._demo is not None else ""
+        return Launcher(self.config.claude, environ, folder, demo_url=demo_url, persist=self.config.persist)
 
 
 def _store_folder(config: Config) -> Path | None:

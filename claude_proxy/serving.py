@@ -22,14 +22,24 @@ from .turns import Turn
 log = logging.getLogger(__name__)
 
 
-def serve(dialect: Dialect, service: Service) -> Response:
+End = Callable[[Turn, ProxyError | None], None]
+Respond = Callable[[Service, Dialect, Turn, Parsed, Client, End], Response]
+
+
+def respond(service: Service, dialect: Dialect, turn: Turn, parsed: Parsed, client: Client, end: End) -> Response:
+    """Submit the turn and answer its client; `end` is called once the turn is over."""
+    service.submit(turn)
+    return Answer(dialect, turn, parsed, client, end).respond()
+
+
+def serve(dialect: Dialect, service: Service, answer: Respond = respond) -> Response:
     """Answer the request at hand. Raises the ProxyError of one that fails before anything was sent."""
     g.dialect = dialect
     body = read_json()
     owner = owner_of(service)
     if wants_server_history(request.headers):
-        return _serve_with_history(dialect, service, body, owner)
-    return _answer(dialect, service, dialect.parse(body), owner, keeps_history=False, leave=lambda: None)
+        return _serve_with_history(dialect, service, body, owner, answer)
+    return _answer(dialect, service, dialect.parse(body), owner, answer, keeps_history=False, leave=lambda: None)
 
 
 def owner_of(service: Service) -> str:
@@ -44,13 +54,13 @@ def read_json() -> bytes:
     return request.get_data()
 
 
-def _serve_with_history(dialect: Dialect, service: Service, body: bytes, owner: str) -> Response:
+def _serve_with_history(dialect: Dialect, service: Service, body: bytes, owner: str, answer: Respond) -> Response:
     """For a client that sends only what is new: one turn of a session at a time, in order of arrival."""
     if service.config.no_store:
         raise BadRequest("The server keeps no history: it was started with --no-store", param="X-Session-History")
     name = parse_name(request.headers, (), owner)
     key = f"{name.owner}/{name.given}"
-    ticket = service.turnstile.enter(key, _is_gone(), service.config.request_timeout or float("inf"))
+    ticket = service.turnstile.enter(key, is_gone(), service.config.request_timeout or float("inf"))
     if ticket is None:
         raise ClientGone("The client has gone, or an earlier turn of its session took too long")
     try:
@@ -62,6 +72,7 @@ def _serve_with_history(dialect: Dialect, service: Service, body: bytes, owner: 
             service,
             parsed,
             owner,
+            answer,
             keeps_history=True,
             leave=lambda: service.turnstile.leave(key, ticket),
             fresh=fresh,
@@ -76,6 +87,7 @@ def _answer(
     service: Service,
     parsed: Parsed,
     owner: str,
+    answer: Respond,
     *,
     keeps_history: bool,
     leave: Callable[[], None],
@@ -105,12 +117,12 @@ def _answer(
         service.forget(turn)
         log_turn(dialect, turn, error, arrived)
 
-    service.submit(turn)
-    return Answer(dialect, turn, parsed, Client(_is_gone(), service.config.heartbeat_interval), end).respond()
+    client = Client(is_gone(), service.config.heartbeat_interval)
+    return answer(service, dialect, turn, parsed, client, end)
 
 
-def _is_gone() -> Callable[[], bool]:
-    """waitress's own look at the socket; it sees a closed one only with `channel_request_lookahead`."""
+def is_gone() -> Callable[[], bool]:
+    """Waitress's own look at the client's socket; it sees a closed one only with `channel_request_lookahead`."""
     look: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
     return look
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from .claude.dialogue import Point
 from .conversation import Message, Thinking
 from .store import Statement, Store
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 LONGEST_ID = 64
 HEADS_KEPT = 400
 LOOKUP_BATCH = 400
+HEAD_COLUMNS = "digest, external_id, claude_session_id, claude_message_uuid, position, created_at"
 COLUMNS = "external_id, claude_session_id, model, mode, message_count, created_at, last_used_at"
 
 
@@ -43,12 +45,14 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One conversation under way. `known`: how many of its messages were seen before; 0 for a new one."""
+    """One conversation under way. `known`: how many of its messages were seen before; 0 for a new one. `point`: where
+    the CLI's own session, if it keeps one, holds just these."""
 
     owner: str
     id: str
     known: int
     generation: int
+    point: Point | None = None
 
     @property
     def key(self) -> str:
@@ -83,7 +87,10 @@ def make_id(kind: str, name: str) -> str:
 
 
 class Sessions:
-    """The conversations of this proxy. `clock` gives Unix seconds; `ttl` seconds after its last use one goes."""
+    """The conversations of this proxy. `clock` gives Unix seconds; `ttl` seconds after its last use one goes.
+
+    on_forget: told the CLI's ids of the sessions that go; set it before the first turn.
+    """
 
     def __init__(self, store: Store, ttl: float, clock: Callable[[], float]) -> None:
         self._store = store
@@ -92,20 +99,22 @@ class Sessions:
         self._lock = threading.Lock()  # guards: _generations, _reserved
         self._generations: dict[str, int] = {}
         self._reserved: set[str] = set()
+        self.on_forget: Callable[[Sequence[str]], object] = lambda session_ids: None
 
     def begin(self, name: Name, chain: Sequence[bytes]) -> Session:
         """The session of a conversation whose digests are H₀ … Hₙ."""
         found = self._find(name.owner, chain)
         if name.given is not None:
             session_id = name.given
-        elif found is not None and found[2]:
-            session_id = found[0]
+        elif found is not None and found.is_newest:
+            session_id = found.id
         else:
             session_id = self._new_id(name.owner, chain[-1])
-        known = found[1] if found is not None else 0
         with self._lock:
             generation = self._generations.get(f"{name.owner}/{session_id}", 0)
-        return Session(name.owner, session_id, known, generation)
+        if found is None:
+            return Session(name.owner, session_id, 0, generation)
+        return Session(name.owner, session_id, found.known, generation, found.point)
 
     def finish(
         self,
@@ -115,13 +124,14 @@ class Sessions:
         *,
         model: str,
         mode: str = "chat",
+        point: Point | None = None,
         claude_session_id: str | None = None,
         history: Sequence[Message] = (),
     ) -> bool:
         """A turn has ended: the conversation now has `count` messages, and goes on from any of the digests `heads`.
 
-        history: messages to add to what the server keeps for the client. False where the session was deleted meanwhile,
-        or could not be written.
+        point: where the CLI's own session stands, if it keeps one; it belongs to the first of the heads. history:
+        messages to add to what the server keeps for the client. False where the session was deleted meanwhile.
         """
         with self._lock:
             self._reserved.discard(session.key)
@@ -137,9 +147,8 @@ class Sessions:
             ),
             *(
                 (
-                    "INSERT OR REPLACE INTO heads (digest, external_id, claude_session_id, position, created_at)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    (head, session.key, claude_session_id, count, now),
+                    f"INSERT OR REPLACE INTO heads ({HEAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+                    (head, session.key, *_columns_of(point if head == heads[0] else None), count, now),
                 )
                 for head in heads
             ),
@@ -150,7 +159,8 @@ class Sessions:
             ),
             *self._append(session, history),
         ]
-        return self._store.write(statements)
+        self._store.write(statements)  # a full disk costs the memory of the turn, not the turn
+        return True
 
     def history(self, owner: str, session_id: str) -> tuple[Message, ...]:
         """What the server keeps of a conversation for its client, oldest first."""
@@ -176,15 +186,22 @@ class Sessions:
         key = f"{owner}/{session_id}"
         with self._lock:
             self._generations[key] = self._generations.get(key, 0) + 1
-        return known and self._store.write([("DELETE FROM sessions WHERE external_id = ?", (key,))])
+        self._forget("external_id = ?", key)
+        return known
 
     def prune(self) -> int:
         """Forget what nobody used for longer than the ttl; returns how many sessions that were."""
-        oldest = self._clock() - self._ttl
-        rows = self._store.read("SELECT count(*) FROM sessions WHERE last_used_at < ?", (oldest,))
-        count = int(rows[0][0]) if rows else 0
-        if count:
-            self._store.write([("DELETE FROM sessions WHERE last_used_at < ?", (oldest,))])
+        return self._forget("last_used_at < ?", self._clock() - self._ttl)
+
+    def _forget(self, condition: str, value: str | float) -> int:
+        """Delete sessions with all that hangs on them, the CLI's own files included; returns how many."""
+        doomed = f"SELECT external_id FROM sessions WHERE {condition}"
+        files = self._store.read(
+            f"SELECT DISTINCT claude_session_id FROM heads WHERE external_id IN ({doomed})", (value,)
+        )
+        count = len(self._store.read(doomed, (value,)))
+        if count and self._store.write([(f"DELETE FROM sessions WHERE {condition}", (value,))]):
+            self.on_forget([session_id for (session_id,) in files if session_id])
         return count
 
     def count(self) -> int:
@@ -192,19 +209,19 @@ class Sessions:
         rows = self._store.read("SELECT count(*) FROM sessions")
         return int(rows[0][0]) if rows else 0
 
-    def _find(self, owner: str, chain: Sequence[bytes]) -> tuple[str, int, bool] | None:
-        """(id, messages known, is that its newest point) of the longest known beginning; None for a new one."""
+    def _find(self, owner: str, chain: Sequence[bytes]) -> "_Found | None":
+        """The longest beginning that is known; None for a new conversation."""
         deepest_first = list(enumerate(chain))[:0:-1]
         for start in range(0, len(deepest_first), LOOKUP_BATCH):
             batch = dict((digest, count) for count, digest in deepest_first[start : start + LOOKUP_BATCH])
             marks = ",".join("?" * len(batch))
-            rows = self._store.read(
-                f"SELECT digest, external_id, created_at FROM heads WHERE digest IN ({marks})", [*batch]
-            )
+            rows = self._store.read(f"SELECT {HEAD_COLUMNS} FROM heads WHERE digest IN ({marks})", [*batch])
             if rows:
-                digest, key, noted = max(rows, key=lambda row: batch[bytes(row[0])])
+                digest, key, claude_id, uuid, _, noted = max(rows, key=lambda row: batch[bytes(row[0])])
                 newest = self._store.read("SELECT max(created_at) FROM heads WHERE external_id = ?", (key,))
-                return key.removeprefix(f"{owner}/"), batch[bytes(digest)], bool(newest) and newest[0][0] == noted
+                point = Point(claude_id, uuid) if claude_id and uuid else None
+                is_newest = bool(newest) and newest[0][0] == noted
+                return _Found(key.removeprefix(f"{owner}/"), batch[bytes(digest)], is_newest, point)
         return None
 
     def _new_id(self, owner: str, digest: bytes) -> str:
@@ -237,6 +254,20 @@ class Sessions:
 def without_thinking(message: Message) -> Message:
     """A message as it is kept: thinking cannot be sent again under another model."""
     return Message(message.role, tuple(block for block in message.content if not isinstance(block, Thinking)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A known beginning: of which session, how many messages, whether that is its newest point, and the CLI's place."""
+
+    id: str
+    known: int
+    is_newest: bool
+    point: Point | None
+
+
+def _columns_of(point: Point | None) -> tuple[str | None, str | None]:
+    return (None, None) if point is None else (point.session_id, point.message_uuid)
 
 
 def _record(row: tuple[Any, ...]) -> Record:

@@ -40,6 +40,7 @@ MIGRATIONS: tuple[str, ...] = (
         digest BLOB PRIMARY KEY,
         external_id TEXT NOT NULL REFERENCES sessions (external_id) ON DELETE CASCADE,
         claude_session_id TEXT,
+        claude_message_uuid TEXT,
         position INTEGER NOT NULL,
         created_at REAL NOT NULL
     );
@@ -58,17 +59,23 @@ MIGRATIONS: tuple[str, ...] = (
         conversation_id TEXT,
         previous_id TEXT,
         status TEXT NOT NULL,
+        background INTEGER NOT NULL,
+        runner TEXT,
         body BLOB NOT NULL,
         input_items BLOB NOT NULL,
-        created_at REAL NOT NULL
+        events BLOB,
+        created_at REAL NOT NULL,
+        used_at REAL NOT NULL
     );
-    CREATE INDEX responses_by_age ON responses (created_at);
+    CREATE INDEX responses_by_use ON responses (used_at);
     CREATE TABLE conversations (
         id TEXT PRIMARY KEY,
         owner TEXT NOT NULL,
         metadata BLOB NOT NULL,
-        created_at REAL NOT NULL
+        created_at REAL NOT NULL,
+        used_at REAL NOT NULL
     );
+    CREATE INDEX conversations_by_use ON conversations (used_at);
     CREATE TABLE conversation_items (
         conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
         position INTEGER NOT NULL,
@@ -76,6 +83,7 @@ MIGRATIONS: tuple[str, ...] = (
         item BLOB NOT NULL,
         PRIMARY KEY (conversation_id, position)
     );
+    CREATE INDEX conversation_items_by_id ON conversation_items (item_id);
     """,
 )
 

@@ -6,7 +6,7 @@ ends the turn with `abort`, wherever it is.
 
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +80,7 @@ class Turn:
         self.channel: Channel[Event] = Channel()
         self.report = Report()
         self.watch: Watch | None = None
+        self.withdraw: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # guards: _dialogue, _verdict
         self._dialogue: Dialogue | None = None
         self._verdict: ProxyError | None = None
@@ -96,9 +97,13 @@ class Turn:
                 return
             self._verdict = error
             dialogue = self._dialogue
+        if self.report.first:
+            error.no_retry()
         self.channel.abort(error)
         if dialogue is not None:
             dialogue.terminate()
+        else:
+            self.withdraw()
 
     def ignores(self, parameters: Iterable[str]) -> tuple[str, ...]:
         """All that is not honoured, sorted, in the client's names; `parameters` in those of `Parameters`."""

@@ -47,7 +47,16 @@ class WorkerPool:
                     retry_after=RETRY_AFTER,
                 )
             self._waiting.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def withdraw(self, job: Job) -> bool:
+        """Take a job out of the queue; False where a worker has it already."""
+        with self._changed:
+            if job not in self._waiting:
+                return False
+            self._waiting.remove(job)
+            self._changed.notify_all()
+            return True
 
     def refuse(self) -> None:
         """Take no more jobs; those accepted go on."""

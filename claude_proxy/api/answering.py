@@ -75,14 +75,15 @@ class Answer:
     def _whole(self) -> Response:
         completion = collect(event for event in self._events(None) if event is not None)
         body = self._dialect.body(completion, self._context)
-        response = Response(encode(body), mimetype="application/json", headers=self._headers())
+        response = Response(encode(body), mimetype="application/json", headers=build_headers(self._turn))
         response.call_on_close(self.end)
         return response
 
     def _stream(self) -> Response:
         events = self._events(self._client.heartbeat_interval)
         first = next(events)
-        response = Response(self._render(first, events), mimetype="text/event-stream", headers=self._headers())
+        headers = build_headers(self._turn)
+        response = Response(self._render(first, events), mimetype="text/event-stream", headers=headers)
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"
         # A generator that was never started skips its own `finally`.
@@ -116,28 +117,31 @@ class Answer:
                 event = self._turn.channel.get(DISCONNECT_POLL)
             except Closed:
                 return
-            if event is not None:
-                quiet = 0.0
-                yield event
-                continue
+            # Looked at beside every event: an answer that is not streamed would otherwise be made to its end.
             if self._client.is_gone():
                 error = ClientGone("The client has gone")
                 self._turn.abort(error)
                 raise error
+            if event is not None:
+                quiet = 0.0
+                yield event
+                continue
             quiet += DISCONNECT_POLL
             if heartbeat_interval is not None and quiet >= heartbeat_interval:
                 quiet = 0.0
                 yield None
 
-    def _headers(self) -> dict[str, str]:
-        report = self._turn.report
-        headers = {
-            "X-Claude-Proxy-Mode": "client-tools" if self._turn.conversation.tools else "chat",
-            "X-Claude-Proxy-Model": report.model or self._turn.profile.model,
-            "Server-Timing": ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in report.timing().items()),
-        }
-        if report.session:
-            headers["X-Claude-Proxy-Session"] = f"{report.session}; {report.how}"
-        if report.ignored:
-            headers["X-Claude-Proxy-Ignored"] = ", ".join(quote(name, safe="")[:64] for name in report.ignored[:32])
-        return headers
+
+def build_headers(turn: Turn) -> dict[str, str]:
+    """What the response says of the turn, as far as that is known by now."""
+    report = turn.report
+    headers = {
+        "X-Claude-Proxy-Mode": "client-tools" if turn.conversation.tools else "chat",
+        "X-Claude-Proxy-Model": report.model or turn.profile.model,
+        "Server-Timing": ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in report.timing().items()),
+    }
+    if report.session:
+        headers["X-Claude-Proxy-Session"] = f"{report.session}; {report.how}"
+    if report.ignored:
+        headers["X-Claude-Proxy-Ignored"] = ", ".join(quote(name, safe="")[:64] for name in report.ignored[:32])
+    return headers

@@ -8,6 +8,7 @@ from ..errors import ProxyError
 ERROR_WORDS: dict[str, tuple[str, str | None]] = {
     "invalid_request": ("invalid_request_error", None),
     "context_length_exceeded": ("invalid_request_error", "context_length_exceeded"),
+    "previous_response_not_found": ("invalid_request_error", "previous_response_not_found"),
     "method_not_allowed": ("invalid_request_error", "method_not_allowed"),
     "request_too_large": ("invalid_request_error", "request_too_large"),
     "unsupported_media_type": ("invalid_request_error", "unsupported_media_type"),

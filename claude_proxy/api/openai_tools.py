@@ -38,8 +38,8 @@ class ToolSpec(msgspec.Struct):
 
 def parse_tools(specs: list[ToolSpec], path: str = "tools") -> tuple[Tool, ...]:
     """Canonical tools, in the client's order. Raises BadRequest with the path of a tool that cannot be offered."""
-    tools = tuple(_parse_tool(spec, f"{path}[{index}]") for index, spec in enumerate(specs))
-    _check_names(tools, path)
+    tools = tuple(parse_tool(spec, f"{path}[{index}]") for index, spec in enumerate(specs))
+    check_names(tools, path)
     return tools
 
 
@@ -48,7 +48,7 @@ def parse_functions(specs: list[FunctionSpec]) -> tuple[Tool, ...]:
     tools = tuple(
         _build(spec.name, spec.description, spec.parameters, f"functions[{i}]") for i, spec in enumerate(specs)
     )
-    _check_names(tools, "functions")
+    check_names(tools, "functions")
     return tools
 
 
@@ -69,7 +69,8 @@ def parse_tool_choice(raw: Any, tools: tuple[Tool, ...], parallel: bool, path: s
     return parse_tool_choice(str(raw.get("type")), tools, parallel, path)
 
 
-def _parse_tool(spec: ToolSpec, path: str) -> Tool:
+def parse_tool(spec: ToolSpec, path: str) -> Tool:
+    """One tool, whatever its shape; `path` is where it stands in the request."""
     if spec.function is not None:
         inner = spec.function
         return _build(inner.name, inner.description, inner.parameters, f"{path}.function")
@@ -86,7 +87,8 @@ def _build(name: str, description: str | None, schema: Any, path: str) -> Tool:
     return Tool(name, description or "", parse_schema(schema, f"{path}.parameters"))
 
 
-def _check_names(tools: tuple[Tool, ...], path: str) -> None:
+def check_names(tools: tuple[Tool, ...], path: str) -> None:
+    """Raises BadRequest where two tools have one name."""
     seen: set[str] = set()
     for index, tool in enumerate(tools):
         if tool.name in seen:

@@ -66,6 +66,7 @@ class Child:
         self._ending = threading.Lock()  # guards: _noted, and that no signal is sent after the pid was given back
         self._noted: dict[int, str] = {}
         self._reaped = False
+        self.was_terminated = False
 
     def fileno(self) -> int:
         """The descriptor of stdout, for a selector."""
@@ -102,6 +103,7 @@ class Child:
     def terminate(self) -> None:
         """SIGTERM to the child alone: it takes its own commands along. Its descendants are noted first."""
         with self._ending:
+            self.was_terminated = True
             if not self._reaped and not self.has_exited():
                 self._noted.update(processes.note(processes.descendants(self.pid)))
                 processes.send_signal(self.pid, signal.SIGTERM)

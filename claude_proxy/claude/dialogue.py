@@ -19,10 +19,28 @@ from ..errors import ProxyError, UpstreamError
 from ..models import CliModel
 from . import protocol
 from .child import Child
-from .protocol import ControlAnswer, ControlRequest, ControlResponse, Inbound, Init, RateLimit, Result, ToolCall
+from .protocol import (
+    Assistant,
+    ControlAnswer,
+    ControlRequest,
+    ControlResponse,
+    Inbound,
+    Init,
+    RateLimit,
+    Result,
+    ToolCall,
+)
 from .toolset import LARGEST_RESULT, Toolset
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A place in a session of the CLI's: the session's id, and the uuid of the last message."""
+
+    session_id: str
+    message_uuid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +81,7 @@ class Dialogue:
         self.session = ""
         self.session_id: str | None = None
         self.cache_ttl = "1h"
+        self._message_uuid: str | None = None
         self.ready = False
         self._on_models = on_models
         self._settings = NO_SETTINGS
@@ -134,6 +153,13 @@ class Dialogue:
     def ask(self, message: Message) -> None:
         """Send the newest user message: the turn begins."""
         self._send(protocol.build_message(message, query=True))
+
+    @property
+    def point(self) -> Point | None:
+        """Where it stands, for a later `--resume`; None before its first answer."""
+        if self.session_id is None or self._message_uuid is None:
+            return None
+        return Point(self.session_id, self._message_uuid)
 
     @property
     def is_parked(self) -> bool:
@@ -221,6 +247,9 @@ class Dialogue:
                 return True
             case Init(session_id):
                 self.session_id = session_id
+                return False
+            case Assistant(uuid=str(uuid), parent_tool_use_id=None):
+                self._message_uuid = uuid
                 return False
             case ToolCall():
                 self._calls[plain_id(inbound.tool_use_id)] = inbound

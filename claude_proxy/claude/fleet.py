@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ..conversation import Message
 from ..errors import CliUnavailable, ProxyError, ShuttingDown
 from ..models import is_alias
-from .dialogue import Dialogue, Profile
+from .dialogue import Dialogue, Point, Profile
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class Order:
     """A child that a lease cannot do without; the keeper fills in one of the two."""
 
     model: str
+    resume: Point | None = None
     child: Dialogue | None = None
     error: ProxyError | None = None
     abandoned: bool = False
@@ -101,17 +102,18 @@ class Fleet:
         self.closing = False
         self.wake: Callable[[], None] = lambda: None
 
-    def lease(self, profile: Profile, timeout: float = START_TIMEOUT) -> Dialogue:
+    def lease(self, profile: Profile, resume: Point | None = None, timeout: float = START_TIMEOUT) -> Dialogue:
         """A child that holds no conversation and fits `profile`: prepared, blank, or new.
 
+        resume: a new one that has loaded this session of the CLI's; it dies at once when the CLI does not know it.
         Raises CliUnavailable when none can be started, ShuttingDown.
         """
-        order = Order(profile.model)
+        order = Order(profile.model, resume)
         with self.changed:
             self._refuse_when_closing()
             self.last_profile = profile
             self.last_lease = self._clock()
-            child = self._take_spare(profile)
+            child = self._take_spare(profile) if resume is None else None
             if child is None:
                 self.orders.append(order)
             else:

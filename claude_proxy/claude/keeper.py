@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from ..errors import ProxyError
 from ..models import CliModel
 from . import processes
-from .dialogue import Dialogue, Profile
+from .child import Child
+from .dialogue import Dialogue, Point, Profile
 from .fleet import Fleet, Order
 from .launcher import Launcher
 
@@ -60,6 +61,7 @@ class Keeper:
         self._chore = chore
         self._next_chore = float("-inf")
         self._retiring: list[Retirement] = []
+        self._stubborn: dict[Child, float] = {}
         self._stopping = threading.Event()
         self._start_after = float("-inf")
         self._backoff = FIRST_BACKOFF
@@ -103,6 +105,7 @@ class Keeper:
             self._chore()
         self._take_retired()
         self._end_retired()
+        self._end_stubborn()
         self._waker.wait(self._descriptors(), self._pause())
         self._look_after_idle()
 
@@ -119,7 +122,7 @@ class Keeper:
     def _serve(self, order: Order) -> None:
         fleet = self._fleet
         try:
-            dialogue = self._start_child(order.model)
+            dialogue = self._start_child(order.model, order.resume)
         except ProxyError as error:
             with fleet.changed:
                 order.error = error
@@ -195,8 +198,8 @@ class Keeper:
             return None, True
         return wanted, len(prepared) == len(stale)
 
-    def _start_child(self, model: str) -> Dialogue:
-        return Dialogue(self._launcher.start(model), model, self._on_models)
+    def _start_child(self, model: str, resume: Point | None = None) -> Dialogue:
+        return Dialogue(self._launcher.start(model, resume), model, self._on_models)
 
     def _put_off(self, reason: str) -> None:
         log.warning("No spare could be started (%s); next try in %g s", reason, self._backoff)
@@ -255,6 +258,16 @@ class Keeper:
                 continue
             while retirement.steps and retirement.steps[0][0] <= now:
                 retirement.steps.pop(0)[1]()
+
+    def _end_stubborn(self) -> None:
+        """SIGKILL to a leased child that was told to end and did not: its worker waits for it, and cannot."""
+        with self._fleet.changed:
+            told = [dialogue.child for dialogue in self._fleet.members.leased if dialogue.child.was_terminated]
+        now = self._clock()
+        self._stubborn = {child: self._stubborn.get(child, now) for child in told}
+        for child, since in self._stubborn.items():
+            if now >= since + GRACE:
+                child.kill()
 
     def _all_gone(self) -> bool:
         fleet = self._fleet

@@ -9,27 +9,30 @@ it to the model, and a name that changed with every child would spoil the API's 
 import contextlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import CliUnavailable
 from . import locate, processes
 from .child import Child
+from .dialogue import Point
 from .locate import Installation, Login
 
 log = logging.getLogger(__name__)
 
 RUN_PREFIX = "claude-proxy-"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Nothing of the user's settings, memory, skills or MCP servers, no built-in tools, nothing written down.
 CHAT_FLAGS = (
     *("-p", "--input-format", "stream-json", "--output-format", "stream-json"),
     *("--verbose", "--include-partial-messages", "--thinking-display", "summarized"),
     *("--tools", "", "--setting-sources", "", "--strict-mcp-config", "--disable-slash-commands"),
-    *("--no-session-persistence", "--settings", '{"crossSessionInbound":"refuse"}'),
+    *("--settings", '{"crossSessionInbound":"refuse"}'),
     *("--allowedTools", "mcp__client"),
 )
 
@@ -75,15 +78,26 @@ def build_environment(environ: Mapping[str, str], *, use_api_key: bool) -> dict[
 class Launcher:
     """Starts children; looks for the CLI anew as long as it has none, so that installing it needs no restart."""
 
-    def __init__(self, claude: str, environ: Mapping[str, str], working_folder: Path, demo_url: str = "") -> None:
-        """`environ` as `build_environment` made it; `working_folder` is made when it is missing.
+    def __init__(
+        self,
+        claude: str,
+        environ: Mapping[str, str],
+        state_folder: Path | None,
+        *,
+        demo_url: str = "",
+        persist: bool = False,
+    ) -> None:
+        """`environ` as `build_environment` made it. state_folder: where the children's working folder lies; None for a
+        run that leaves nothing behind.
 
-        demo_url: a Messages API on loopback that takes any key; children then get a home folder of this run's own.
+        demo_url: a Messages API on loopback that takes any key; children then get a home folder of its own.
+        persist: let the CLI keep its sessions on disk, where they can be resumed.
         """
         self._claude = claude
         self._environ = dict(environ)
-        self._working_folder = working_folder
+        self._state_folder = state_folder
         self._demo_url = demo_url
+        self._persist = persist
         self._lock = threading.Lock()  # guards: _installation, _started, _run_folder
         self._installation: Installation | None = None
         self._run_folder: Path | None = None
@@ -109,19 +123,39 @@ class Launcher:
         """Whether the CLI is logged in; takes about half a second. Raises CliUnavailable."""
         return locate.read_login(self.installation().path, {**self._environ, **self._demo_variables()})
 
-    def start(self, model: str) -> Child:
-        """A new chat child whose model is `model`. Raises CliUnavailable."""
+    def start(self, model: str, resume: Point | None = None) -> Child:
+        """A new chat child whose model is `model`; `resume` loads a session, as a copy. Raises CliUnavailable.
+
+        Always a copy: of two processes in one session the last writer's branch wins, and the other's turns vanish.
+        """
         argv = [str(self.installation().path), *CHAT_FLAGS, "--model", model]
+        if not self._persist:
+            argv.append("--no-session-persistence")
+        elif resume is not None:
+            argv += ["--resume", resume.session_id, "--fork-session", "--resume-session-at", resume.message_uuid]
         folder = self._next_folder()
         own = {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder), **self._demo_variables()}
         try:
-            self._working_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            child = Child(argv, {**self._environ, **own}, self._working_folder, folder)
+            child = Child(argv, {**self._environ, **own}, self._kept_folder("empty"), folder)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise CliUnavailable(f"The Claude Code CLI could not be started: {error.strerror}") from error
         self._record(child)
         return child
+
+    def forget_sessions(self, session_ids: Iterable[str]) -> int:
+        """Remove the CLI's own files of these sessions; returns how many there were."""
+        environ = {**self._environ, **self._demo_variables()}
+        config = environ.get("CLAUDE_CONFIG_DIR") or str(Path(environ.get("HOME", "~"), ".claude"))
+        removed = 0
+        for session_id in session_ids:
+            if not _UUID.fullmatch(session_id):
+                continue
+            for path in Path(config, "projects").glob(f"*/{session_id}.jsonl"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed += 1
+        return removed
 
     def close(self) -> None:
         """Remove the folder of this run; every child must have been reaped."""
@@ -133,8 +167,7 @@ class Launcher:
     def _demo_variables(self) -> dict[str, str]:
         if not self._demo_url:
             return {}
-        home = self._folder_of_run() / "home"
-        home.mkdir(mode=0o700, exist_ok=True)
+        home = self._kept_folder("demo-home")
         return {
             "HOME": str(home),
             "CLAUDE_CONFIG_DIR": str(home / ".claude"),
@@ -143,6 +176,12 @@ class Launcher:
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "NO_PROXY": "127.0.0.1",
         }
+
+    def _kept_folder(self, name: str) -> Path:
+        """A folder that is the same for every child, and for every run that keeps its state. Raises OSError."""
+        folder = (self._state_folder or self._folder_of_run()) / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
 
     def _next_folder(self) -> Path:
         run_folder = self._folder_of_run()

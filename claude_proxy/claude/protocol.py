@@ -160,6 +160,7 @@ class Assistant(msgspec.Struct, frozen=True):
 
     message: FinishedMessage = FinishedMessage()
     parent_tool_use_id: str | None = None
+    uuid: str | None = None
     error: str | None = None
     api_error_status: int | None = None
 

@@ -19,6 +19,8 @@ LARGEST_RESULT = 490_000
 # Names that the API takes; and one that the CLI keeps for itself.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _RESERVED = frozenset(("ToolSearch", "StructuredOutput"))
+# `system/init` calls a tool by its older name; the model is offered it under the newer one all the same.
+_REPORTED_AS = {"Task": "Agent"}
 
 
 class Toolset:
@@ -42,7 +44,8 @@ class Toolset:
 
     def missing(self, offered: Sequence[str]) -> tuple[str, ...]:
         """The client's names of tools that the CLI does not report as offered."""
-        return tuple(name for name, usable in self._to_cli.items() if usable not in offered)
+        reported = {_REPORTED_AS.get(name, name) for name in offered} | set(offered)
+        return tuple(name for name, usable in self._to_cli.items() if usable not in reported)
 
     def manifest(self) -> dict[str, Any]:
         """The fields of `initialize` that offer the tools; empty without tools."""

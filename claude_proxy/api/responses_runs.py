@@ -1,0 +1,173 @@
+"""Background responses: turns without a client, whose worker writes down what it would have been sent.
+
+In: the events of a turn. Out: the response as it stands, and its stream, from any point, to any number of watchers.
+Rules: a client that goes away ends nothing; an end is kept before anybody hears of it; each run ends once.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from ..channel import Channel
+from ..errors import ClientGone, ProxyError, QueueFull
+from ..events import Event, MessageEnd
+from .answering import DISCONNECT_POLL, Client
+from .responses import render
+from .responses_events import Json, ResponseWriter
+
+LARGEST_AUDIENCE = 16
+RETRY_AFTER = 5.0
+
+Keep = Callable[[Json, Sequence[Json]], None]
+
+
+class Run(Channel[Event]):
+    """The channel of a background turn: what is put is written down at once, so that nobody has to take it.
+
+    keep: called once, with the response and all events of its stream, before its end is told. done: called once, when
+    the worker has left it.
+    """
+
+    def __init__(self, writer: ResponseWriter, keep: Keep, done: Callable[[ProxyError | None], None]) -> None:
+        super().__init__()
+        self._writer = writer
+        self._keep = keep
+        self._done = done
+        self._told: list[Json] = []
+        self._is_over = False
+        self._ended = False
+        self._view: Json = {**writer.response, "status": "queued"}
+
+    @property
+    def view(self) -> Json:
+        """The response object as of the last event."""
+        with self._changed:
+            return self._view
+
+    def put(self, item: Event, stall_timeout: float, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Write down one event; never waits. Raises the error given to `abort`, ClientGone after `cancel`."""
+        if isinstance(item, MessageEnd):
+            self._raise_if_over()
+            self._end(lambda: self._writer.add(item))
+            return
+        with self._changed:
+            self._raise_if_over()
+            self._tell(self._writer.add(item))
+
+    def finish(self, error: ProxyError | None = None) -> None:
+        """The worker's last word."""
+        super().finish(error)
+        if error is not None:
+            self._end(lambda: self._writer.fail(error))
+        self._done(error)
+
+    def cancel(self) -> bool:
+        """End it for good; False where it had ended before. Its turn must then be aborted."""
+        return self._end(self._writer.cancel)
+
+    def keep_alive(self, position: int) -> None:
+        """A sign of life, numbered like everything else, unless something has come after `position` events."""
+        with self._changed:
+            if len(self._told) <= position and not self._is_over:
+                self._tell(self._writer.add(None))
+
+    def wait(self, position: int, timeout: float) -> tuple[list[Json], bool]:
+        """The events from `position` on, and whether they are the last; none where none came in `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._told) > position or self._ended, timeout)
+            return self._told[position:], self._ended
+
+    def _raise_if_over(self) -> None:
+        if self._aborted is not None:
+            raise self._aborted
+        if self._is_over:
+            raise ClientGone("The response was cancelled")
+
+    def _end(self, say: Callable[[], list[Json]]) -> bool:
+        with self._changed:
+            if self._is_over:
+                return False
+            self._is_over = True
+            last = say()
+            response, told = dict(self._writer.response), [*self._told, *last]
+        self._keep(response, told)
+        with self._changed:
+            self._tell(last)
+            self._ended = True
+            self._changed.notify_all()
+        return True
+
+    def _tell(self, events: list[Json]) -> None:
+        self._told += events
+        response = self._writer.response
+        self._view = {**response, "output": list(response["output"])}
+        self._changed.notify_all()
+
+
+class Runs:
+    """The background responses that this process is making, and how many watch them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards: _runs, _audience
+        self._runs: dict[tuple[str, str], tuple[Run, Callable[[], None]]] = {}
+        self._audience = 0
+
+    def add(self, owner: str, response_id: str, run: Run, abort: Callable[[], None]) -> None:
+        """`abort` ends the turn of a run that was cancelled."""
+        with self._lock:
+            self._runs[owner, response_id] = run, abort
+
+    def get(self, owner: str, response_id: str) -> Run | None:
+        with self._lock:
+            found = self._runs.get((owner, response_id))
+        return found[0] if found is not None else None
+
+    def discard(self, owner: str, response_id: str) -> None:
+        with self._lock:
+            self._runs.pop((owner, response_id), None)
+
+    def cancel(self, owner: str, response_id: str) -> Json | None:
+        """The response, cancelled unless it had ended before; None where nothing of that name runs."""
+        with self._lock:
+            found = self._runs.get((owner, response_id))
+        if found is None:
+            return None
+        run, abort = found
+        if run.cancel():
+            abort()
+        return run.view
+
+    def enter(self) -> None:
+        """One watcher more. Raises QueueFull: each holds a thread."""
+        with self._lock:
+            if self._audience >= LARGEST_AUDIENCE:
+                raise QueueFull(f"{LARGEST_AUDIENCE} streams are being watched", retry_after=RETRY_AFTER)
+            self._audience += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._audience -= 1
+
+
+def follow(run: Run, position: int, client: Client) -> Iterator[bytes]:
+    """The stream of a run from its event number `position` on, to its end or until the client has gone."""
+    quiet = 0.0
+    while True:
+        events, ended = run.wait(position, DISCONNECT_POLL)
+        if events:
+            quiet = 0.0
+            position += len(events)
+            yield render(events)
+        if ended:
+            return
+        if not events:
+            if client.is_gone():
+                return
+            quiet += DISCONNECT_POLL
+        if quiet >= client.heartbeat_interval:
+            run.keep_alive(position)
+
+
+def replay_from(events: Sequence[Json], position: int) -> Iterator[bytes]:
+    """The stream of a run that has ended."""
+    for event in events[position:]:
+        yield render((event,))

@@ -1,0 +1,154 @@
+"""The routes of the Responses API and of Conversations.
+
+In: a `Service`, Flask's request. Out: responses. What is kept belongs to who sent it: the digest of the API key.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+from flask import Response, request
+
+from .api.answering import Client, build_headers
+from .api.chat_completions import ChatCompletions
+from .api.dialect import Context, Dialect, Parsed, encode
+from .api.responses import Responses, response_id
+from .api.responses_objects import ConversationObjects, ResponseObjects, parse_flag
+from .api.responses_request import is_responses_shaped, parse_responses_shaped
+from .api.responses_runs import Run, Runs, follow, replay_from
+from .conversation import Message
+from .errors import NotFound, ProxyError
+from .service import Service
+from .serving import End, is_gone, owner_of, read_json, respond, serve
+from .tokens import estimate_conversation
+from .turns import Turn
+
+View = Callable[..., Response]
+Route = tuple[str, str, View, str]
+
+
+class CursorChat(ChatCompletions):
+    """Chat for who sends `input` instead of `messages`, as Cursor does for some models."""
+
+    def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
+        return parse_responses_shaped(body, before) if is_responses_shaped(body) else super().parse(body, before)
+
+
+class ResponsesViews:
+    """The views, and the background runs of this process."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._book = service.responses
+        self._runs = Runs()
+        self._objects = ResponseObjects(self._book, self._runs)
+        self._conversations = ConversationObjects(self._book)
+
+    def routes(self) -> tuple[Route, ...]:
+        """Name, path without `/v1`, view, method."""
+        one = "/responses/<response_id>"
+        talk = "/conversations/<conversation_id>"
+        objects, talks = self._objects, self._conversations
+        return (
+            ("create_response", "/responses", self._create, "POST"),
+            ("count_input_tokens", "/responses/input_tokens", self._count_tokens, "POST"),
+            ("compact_response", "/responses/compact", _refuse_to_compact, "POST"),
+            ("response", one, self._get, "GET"),
+            ("delete_response", one, self._plain(objects.delete), "DELETE"),
+            ("cancel_response", f"{one}/cancel", self._plain(objects.cancel), "POST"),
+            ("input_items", f"{one}/input_items", self._queried(objects.input_items), "GET"),
+            ("create_conversation", "/conversations", self._posted(talks.create), "POST"),
+            ("conversation", talk, self._plain(talks.get), "GET"),
+            ("update_conversation", talk, self._posted(talks.update), "POST"),
+            ("delete_conversation", talk, self._plain(talks.delete), "DELETE"),
+            ("conversation_items", f"{talk}/items", self._queried(talks.list_items), "GET"),
+            ("add_conversation_items", f"{talk}/items", self._posted(talks.add_items), "POST"),
+            ("conversation_item", f"{talk}/items/<item_id>", self._plain(talks.get_item), "GET"),
+            ("delete_conversation_item", f"{talk}/items/<item_id>", self._plain(talks.delete_item), "DELETE"),
+        )
+
+    def _plain(self, build: Callable[..., object]) -> View:
+        return lambda **names: _json(build(owner_of(self._service), *names.values()))
+
+    def _queried(self, build: Callable[..., object]) -> View:
+        return lambda **names: _json(build(owner_of(self._service), *names.values(), request.args))
+
+    def _posted(self, build: Callable[..., object]) -> View:
+        def view(**names: str) -> Response:
+            body = read_json() if request.get_data() else b""
+            return _json(build(owner_of(self._service), *names.values(), body))
+
+        return view
+
+    def _count_tokens(self) -> Response:
+        """Starts no child and waits for no worker."""
+        parsed = self._dialect().parse(read_json())
+        count = estimate_conversation(parsed.conversation)
+        response = _json({"object": "response.input_tokens", "input_tokens": count})
+        response.headers["X-Claude-Proxy-Token-Count"] = "estimate"
+        return response
+
+    def _dialect(self) -> Responses:
+        return Responses(self._book, owner_of(self._service), self._service.config.model)
+
+    def _create(self) -> Response:
+        dialect = self._dialect()
+
+        def answer(service: Service, _: Dialect, turn: Turn, parsed: Parsed, client: Client, end: End) -> Response:
+            if parsed.request.background:
+                return self._begin(dialect, turn, parsed, client, end)
+            return respond(service, dialect, turn, parsed, client, end)
+
+        return serve(dialect, self._service, answer)
+
+    def _begin(self, dialect: Responses, turn: Turn, parsed: Parsed, client: Client, end: End) -> Response:
+        """A turn whose worker writes down what it says; the client may watch, and may go."""
+        owner = owner_of(self._service)
+        context = Context(turn.id, int(time.time()), parsed.conversation.model, parsed.request)
+        name = response_id(context)
+        run = Run(dialect.open(context), dialect.finish, lambda error: self._end_run(owner, name, turn, error, end))
+        turn.channel = run
+        if parsed.stream:
+            self._runs.enter()
+        self._runs.add(owner, name, run, lambda: self._service.forget(turn))
+        dialect.keep(run.view)
+        try:
+            self._service.submit(turn)
+        except ProxyError:
+            self._runs.discard(owner, name)
+            self._book.delete(owner, name)
+            if parsed.stream:
+                self._runs.leave()
+            raise
+        if not parsed.stream:
+            return Response(encode(run.view), mimetype="application/json", headers=build_headers(turn))
+        return self._watched(follow(run, 0, client), build_headers(turn))
+
+    def _end_run(self, owner: str, name: str, turn: Turn, error: ProxyError | None, end: End) -> None:
+        self._runs.discard(owner, name)
+        end(turn, error)
+
+    def _get(self, response_id: str) -> Response:
+        owner = owner_of(self._service)
+        if not parse_flag(request.args, "stream"):
+            return _json(self._objects.get(owner, response_id))
+        source, position = self._objects.open_stream(owner, response_id, request.args)
+        client = Client(is_gone(), self._service.config.heartbeat_interval)
+        told = follow(source, position, client) if isinstance(source, Run) else replay_from(source, position)
+        self._runs.enter()
+        return self._watched(told, {})
+
+    def _watched(self, told: Iterator[bytes], headers: dict[str, str]) -> Response:
+        """The stream of a watcher who has entered."""
+        response = Response(told, mimetype="text/event-stream", headers=headers)
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Accel-Buffering"] = "no"
+        response.call_on_close(self._runs.leave)
+        return response
+
+
+def _refuse_to_compact() -> Response:
+    raise NotFound("Conversations are not compacted here: start a new one, or let the client summarise")
+
+
+def _json(body: object) -> Response:
+    return Response(encode(body), mimetype="application/json")
