@@ -229,7 +229,8 @@ class Engine:
         turn.report.ignored = turn.ignores(parameters.ignored)
         collector = Collector()
         structured = profile.json_schema is not None
-        translator = Translator(self.wall_clock(), profile.toolset, structured=structured)
+        stops = [stop for stop in conversation.options.stop_sequences if not stop.strip()]
+        translator = Translator(self.wall_clock(), profile.toolset, structured=structured, stops=stops)
         assert turn.watch is not None
         alive = turn.watch.alive
         try:

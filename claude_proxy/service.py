@@ -41,6 +41,7 @@ class Status:
     cli_version: str | None
     cli_problem: str | None
     logged_in: bool | None
+    sessions: int
     active: int
     queued: int
     fleet: Counts
@@ -134,6 +135,7 @@ class Service:
             installation.version if installation else None,
             problem,
             logged_in,
+            self.sessions.count(),
             self.workers.active,
             self.workers.queued,
             self.fleet.counts(),

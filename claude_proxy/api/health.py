@@ -22,10 +22,12 @@ def build_health(status: Status, *, full: bool) -> dict[str, Any]:
         "version": __version__,
         "cli": {"path": status.cli_path, "version": status.cli_version, "problem": status.cli_problem},
         "logged_in": status.logged_in,
-        "sessions": status.fleet.live + status.fleet.leased,
+        "sessions": status.sessions,
         "active": status.active,
         "queued": status.queued,
         "warm": status.fleet.spare,
+        "live": status.fleet.live,
+        "parked": status.fleet.parked,
     }
 
 

@@ -112,9 +112,12 @@ class ResponsesRequest(msgspec.Struct):
 READ = frozenset(ResponsesRequest.__struct_fields__) - {"truncation", "service_tier"}
 
 
+NULL = msgspec.Raw(b"null")
+
+
 class _Shape(msgspec.Struct):
-    input: msgspec.Raw | None = None
-    messages: msgspec.Raw | None = None
+    input: msgspec.Raw = NULL
+    messages: msgspec.Raw = NULL
 
 
 def is_responses_shaped(body: bytes) -> bool:
@@ -123,7 +126,7 @@ def is_responses_shaped(body: bytes) -> bool:
         shape = msgspec.json.decode(body, type=_Shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
-    return shape.input is not None and shape.messages is None
+    return bytes(shape.input) != b"null" and bytes(shape.messages) == b"null"
 
 
 def parse_responses_shaped(body: bytes, before: tuple[Message, ...] = ()) -> Parsed:

@@ -193,6 +193,9 @@ class Launcher:
         with self._lock:
             if self._run_folder is None:
                 self._run_folder = Path(tempfile.mkdtemp(prefix=f"{RUN_PREFIX}{os.getpid()}-"))
+                birth = processes.started_at(os.getpid())
+                with contextlib.suppress(OSError):
+                    (self._run_folder / "owner").write_text(birth or "", encoding="ascii")
             return self._run_folder
 
     def _record(self, child: Child) -> None:
@@ -205,14 +208,24 @@ def clear_leftovers(parent: Path | None = None) -> int:
     """End the children and remove the folders of proxies that were killed; returns how many processes were ended."""
     ended = 0
     for folder in Path(parent or tempfile.gettempdir()).glob(f"{RUN_PREFIX}*-*"):
-        owner = folder.name.removeprefix(RUN_PREFIX).split("-", 1)[0]
-        if not owner.isdigit() or not _is_ours(folder) or processes.started_at(int(owner)) is not None:
+        if not _is_ours(folder) or _is_owned(folder):
             continue
         ended += _end_recorded(folder)
         shutil.rmtree(folder, ignore_errors=True)
     if ended:
         log.warning("Ended %d processes that an earlier proxy had left behind", ended)
     return ended
+
+
+def _is_owned(folder: Path) -> bool:
+    """True while the proxy that made the folder runs; its number alone may be another process's by now."""
+    owner = folder.name.removeprefix(RUN_PREFIX).split("-", 1)[0]
+    birth = processes.started_at(int(owner)) if owner.isdigit() else "unknown"
+    try:
+        recorded = (folder / "owner").read_text(encoding="ascii")
+    except OSError:
+        return birth is not None
+    return birth == recorded
 
 
 def _is_ours(folder: Path) -> bool:

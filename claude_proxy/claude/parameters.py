@@ -58,11 +58,9 @@ def build_parameters(options: Options, toolset: Toolset | None = None, refusals:
     """Settings for one turn, in full; what `refusals` names is left out."""
     body: dict[str, Any] = {}
     ignored: list[str] = []
-    stops = [stop for stop in options.stop_sequences if stop.strip()]
+    stops = [stop for stop in options.stop_sequences if stop.strip()]  # the others: `stops.StopScanner`
     if stops:
         body["stop_sequences"] = stops
-    if len(stops) < len(options.stop_sequences):
-        ignored.append("stop")  # the API takes no stop sequence of blanks alone
     body.update(_tools(options.tool_choice, toolset))
     thinks = _wants_thinking(options) and "tool_choice" not in _needing_no_thinking(body)
     if thinks:

@@ -5,6 +5,8 @@ Rules: text of `<synthetic>` and of sub-agents is no answer; blocks of unknown t
 contiguous; what was said is never said again: an answer that begins anew after its first word is an error.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ..conversation import AnswerBlock, Text, Thinking, ToolUse
@@ -48,6 +50,7 @@ from .protocol import (
     ToolCall,
     UserLine,
 )
+from .stops import StopScanner
 from .toolset import Toolset
 
 SYNTHETIC = "<synthetic>"
@@ -65,12 +68,17 @@ class Translator:
 
     now: Unix time in seconds, for what is left until a plan limit is reset. toolset: the client's functions.
     structured: the answer is what the CLI's own StructuredOutput tool is given, not what the model says beside it.
+    stops: stop sequences that the API does not look for.
     """
 
-    def __init__(self, now: float, toolset: Toolset | None = None, *, structured: bool = False) -> None:
+    def __init__(
+        self, now: float, toolset: Toolset | None = None, *, structured: bool = False, stops: Sequence[str] = ()
+    ) -> None:
         self._now = now
         self._toolset = toolset or Toolset(())
         self._structured = structured
+        self._stops = tuple(stops)
+        self._scanners: dict[int, StopScanner] = {}
         self._called: set[str] = set()
         self._pending: set[str] = set()
         self.started = False
@@ -116,8 +124,7 @@ class Translator:
             case "content_block_delta":
                 return self._delta(event)
             case "content_block_stop":
-                index = self._indexes.pop(event.index, None)
-                return [] if index is None else [BlockStop(index)]
+                return self._close(event.index)
             case "message_delta":
                 return self._message_delta(event)
             case "message_stop":
@@ -160,7 +167,7 @@ class Translator:
         delta = event.delta
         match delta.type:
             case "text_delta":
-                return [TextDelta(index, delta.text)] if delta.text else []
+                return self._text(index, delta.text)
             case "thinking_delta":
                 return [ThinkingDelta(index, delta.thinking)] if delta.thinking else []
             case "signature_delta":
@@ -168,6 +175,26 @@ class Translator:
             case "input_json_delta":
                 return [ToolInputDelta(index, delta.partial_json)] if delta.partial_json else []
         return []
+
+    def _text(self, index: int, text: str) -> list[Event]:
+        """Text that can be shown; the end of the answer where one of our own stop sequences is met in it."""
+        if not self._stops:
+            return [TextDelta(index, text)] if text else []
+        scanner = self._scanners.setdefault(index, StopScanner(self._stops))
+        shown = scanner.feed(text)
+        events: list[Event] = [TextDelta(index, shown)] if shown else []
+        if scanner.found is not None:
+            self.cut = True
+            self._stop = MessageEnd("stop_sequence", scanner.found, self._usage)
+            events += self._end()
+        return events
+
+    def _close(self, upstream_index: int) -> list[Event]:
+        index = self._indexes.pop(upstream_index, None)
+        if index is None:
+            return []
+        held = self._scanners[index].flush() if index in self._scanners else ""
+        return [*([TextDelta(index, held)] if held else []), BlockStop(index)]
 
     def _message_delta(self, event: ApiEvent) -> list[Event]:
         self._usage = merge_usage(self._usage, event.usage)
