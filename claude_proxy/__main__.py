@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT = 10.0
 SWITCH_INTERVAL = 0.0005
+SIGNAL_INTERVAL = 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +70,9 @@ class _Ending:
             signal.signal(number, self._take)
 
     def wait(self) -> None:
-        self._asked.wait()
+        # With a timeout: the kernel may give the signal to another thread, and nothing would wake this one.
+        while not self._asked.wait(SIGNAL_INTERVAL):
+            pass
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self._asked.is_set():
@@ -92,6 +95,8 @@ def _announce(settings: Config, service: Service, port: int) -> None:
         print("Started from inside a Claude Code session: its variables are kept from the CLI.", flush=True)
     if settings.demo:
         print("Demo: the answers come from an echo inside the proxy; nothing leaves this machine.", flush=True)
+    for line in settings.notes:
+        print(line, flush=True)
     for line in describe(service.wait_for_login(LOGIN_TIMEOUT)):
         print(line, flush=True)
 
@@ -104,7 +109,7 @@ def describe(status: Status) -> list[str]:
     if status.cli_problem is not None:
         lines.append(f"Not ready: {status.cli_problem}")
     elif status.logged_in:
-        lines.append("Logged in.")
+        lines.append("The CLI is logged in.")
     else:
         lines.append("Whether the CLI is logged in could not be asked; the first request will tell.")
     return lines

@@ -34,10 +34,18 @@ class ConfigError(Exception):
     """A setting that cannot be used; the message is one line and names it."""
 
 
-def setting(default: Any, help_text: str, *, short: str = "", choices: Sequence[str] = (), metavar: str = "") -> Any:
+def setting(
+    default: Any,
+    help_text: str,
+    *,
+    short: str = "",
+    choices: Sequence[str] = (),
+    metavar: str = "",
+    secret: bool = False,
+) -> Any:
     """A field of `Config` together with what the command line and the README say of it."""
     metadata = {"help": help_text, "short": short, "choices": tuple(choices), "metavar": metavar}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class Config:
     host: str = setting("127.0.0.1", "address to bind to", short="-H", metavar="ADDRESS")
     port: int = setting(3456, "port to bind to; 0 takes a free one", short="-p")
     api_key: tuple[str, ...] = setting(
-        (), "key that clients must send, repeatable; required unless bound to loopback", metavar="KEY"
+        (), "key that clients must send, repeatable; required unless bound to loopback", metavar="KEY", secret=True
     )
     claude: str = setting("", "the Claude Code CLI; found by itself when not given", metavar="PATH")
     model: str = setting("sonnet", "model for requests whose own is unknown", short="-m")
@@ -79,6 +87,14 @@ class Config:
     log_level: str = setting("info", "least severe lines to log", choices=LOG_LEVELS)
     log_json: bool = setting(False, "log lines as JSON objects")
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the settings were read, a line each."""
+        host = self.environ.get("HOST", "")
+        if host and not _is_address(host):
+            return [f"The variable HOST ({host}) is no address to bind to, and is ignored."]
+        return []
 
     @property
     def state_folder(self) -> Path:

@@ -4,6 +4,7 @@ In: a WSGI application and an address. Out: bytes on sockets.
 """
 
 import errno
+import socket
 import threading
 import time
 from typing import Any
@@ -36,7 +37,7 @@ class Server:
             self._server = create_server(
                 app,
                 map=self._map,
-                host=config.host,
+                host=resolve_host(config.host),
                 port=config.port,
                 threads=config.max_concurrent + config.max_queue + EXTRA_THREADS,
                 channel_request_lookahead=1,
@@ -79,3 +80,11 @@ class Server:
         """Make `run` return; may be called from any thread, once everything has been answered."""
         self._stopping.set()
         self._server.pull_trigger()
+
+
+def resolve_host(host: str) -> str:
+    """One address for a name: waitress would listen on all of them, on as many ports. Raises OSError."""
+    if host.lower() == "localhost":
+        return "127.0.0.1"
+    found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return str(found[0][4][0])

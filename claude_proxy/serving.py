@@ -133,13 +133,13 @@ def log_turn(dialect: Dialect, turn: Turn, error: ProxyError | None, arrived: fl
     status = error.status if error is not None else 200
     log.log(
         logging.WARNING if status >= 500 else logging.INFO,
-        "%s %s %s %s %d first=%.3fs total=%.3fs in=%d out=%d%s",
+        "%s %s %s %s %d first=%s total=%.3fs in=%d out=%d%s",
         turn.id,
         dialect.name,
         report.model or turn.profile.model,
         report.how,
         status,
-        report.first - arrived if report.first else -1.0,
+        f"{report.first - arrived:.3f}s" if report.first else "-",
         time.monotonic() - arrived,
         report.usage.prompt_tokens,
         report.usage.output_tokens,

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # How soon a vanished client is noticed while nothing is written to it.
 DISCONNECT_POLL = 0.1
+# A model's name may be anything that the client sent; a header takes no line break, and nothing beyond Latin-1.
+_SAFE_IN_MODELS = "/[]:@()+,= "
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def build_headers(turn: Turn) -> dict[str, str]:
     report = turn.report
     headers = {
         "X-Claude-Proxy-Mode": "client-tools" if turn.conversation.tools else "chat",
-        "X-Claude-Proxy-Model": report.model or turn.profile.model,
+        "X-Claude-Proxy-Model": quote(report.model or turn.profile.model, safe=_SAFE_IN_MODELS),
         "Server-Timing": ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in report.timing().items()),
     }
     if report.session:

@@ -25,7 +25,7 @@ from ..conversation import (
 from ..errors import BadRequest
 from ..schemas import find_flaw
 from .content import build_image, parse_file, parse_image_url
-from .dialect import Parsed, decode
+from .dialect import Parsed, convert, decode
 from .openai_tools import FunctionSpec, ToolSpec, parse_functions, parse_tool_choice, parse_tools
 from .transcript import AnyRole, Entry, arrange
 
@@ -45,7 +45,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
+    "functions": ([],),
     "metadata": ({},),
+    "modalities": ([], ["text"]),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "top_logprobs": (0,),
@@ -253,7 +255,7 @@ def _parse_part(part: Part, path: str) -> ContentBlock | None:
 def _parse_result_part(part: Part, path: str) -> ToolResult:
     inner = part.content
     if isinstance(inner, list):
-        inner = msgspec.convert(inner, list[Part])
+        inner = convert(inner, list[Part], f"{path}.content")
     blocks = _parse_content(inner if isinstance(inner, (str, list)) else None, f"{path}.content")
     kept = tuple(b for b in blocks if isinstance(b, Image) or (isinstance(b, Text) and b.text))
     return ToolResult(_required(part.tool_use_id, f"{path}.tool_use_id"), kept, bool(part.is_error))
@@ -311,6 +313,7 @@ def _check(request: ChatRequest) -> None:
     limits = request.max_tokens, request.max_completion_tokens
     rules = (
         (bool(request.messages), "messages", "messages must not be empty"),
+        ((request.model or "").isprintable(), "model", "The model's name holds characters that no name has"),
         (request.n in (None, 1), "n", "Only one choice can be made: n must be 1"),
         (not request.logprobs, "logprobs", "logprobs are not available"),
         ("audio" not in (request.modalities or ()), "modalities", "Audio is not available"),
@@ -327,5 +330,6 @@ def _check(request: ChatRequest) -> None:
 def _ignored(body: bytes) -> tuple[str, ...]:
     """Fields that were sent, ask for something, and are not read."""
     fields = msgspec.json.decode(body, type=dict[str, Any])
-    unread = (name for name in fields if name not in ChatRequest.__struct_fields__)
+    half_read = ("modalities", *(("functions",) if fields.get("tools") else ()))
+    unread = (name for name in fields if name not in ChatRequest.__struct_fields__ or name in half_read)
     return tuple(name for name in unread if fields[name] is not None and fields[name] not in NEUTRAL.get(name, ()))

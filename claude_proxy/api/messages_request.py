@@ -32,7 +32,7 @@ NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "speed": ("standard",),
 }
 # The client's names of what `Parameters` names as OpenAI does.
-NAMES = {"stop": "stop_sequences", "reasoning_effort": "thinking"}
+NAMES = {"reasoning_effort": "thinking"}
 
 
 class Choice(msgspec.Struct):

@@ -232,6 +232,7 @@ def _check(request: ResponsesRequest) -> None:
     rules = (
         (not (request.previous_response_id and request.conversation), "previous_response_id", _BOTH),
         (bool(request.input) or continues, "input", "input must not be empty"),
+        ((request.model or "").isprintable(), "model", "The model's name holds characters that no name has"),
         (len(request.items) <= LARGEST_INPUT, "input", f"input has more than {LARGEST_INPUT} items"),
         (limit is None or limit >= 1, "max_output_tokens", "max_output_tokens must be at least 1"),
         (0 <= (request.temperature or 0) <= 2, "temperature", "temperature must be between 0 and 2"),

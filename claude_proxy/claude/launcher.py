@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import CliUnavailable
+from ..errors import BadRequest, CliUnavailable
 from . import locate, processes
 from .child import Child
 from .dialogue import Point
@@ -140,6 +140,9 @@ class Launcher:
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise CliUnavailable(f"The Claude Code CLI could not be started: {error.strerror}") from error
+        except ValueError as error:  # a zero byte in the argv
+            shutil.rmtree(folder, ignore_errors=True)
+            raise BadRequest("The model's name holds a character that cannot be passed on", param="model") from error
         self._record(child)
         return child
 

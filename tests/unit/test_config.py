@@ -1,0 +1,387 @@
+"""Settings: flags before variables before the file before the defaults; what does not fit is refused."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_proxy import __version__, config
+from claude_proxy.config import Config, ConfigError
+
+EXAMPLES: dict[type, tuple[str, Any]] = {
+    bool: ("on", True),
+    int: ("7777", 7777),
+    float: ("12.5", 12.5),
+    str: ("text", "text"),
+    tuple: ("a,b", ("a", "b")),
+}
+KEY = {"CLAUDE_PROXY_API_KEY": "secret"}
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An environment whose home folder is empty."""
+    return {"HOME": str(tmp_path)}
+
+
+def write_file(environ: Mapping[str, str], text: str) -> Path:
+    path = config.file_path(environ)
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(argv: list[str], environ: Mapping[str, str]) -> str:
+    """The one line with which these settings are refused."""
+    with pytest.raises(ConfigError) as raised:
+        config.load(argv, environ)
+    message = str(raised.value)
+    assert message and "\n" not in message
+    return message
+
+
+def sample(name: str) -> tuple[str, Any]:
+    """A text for this setting that passes every rule, and its value."""
+    item = next(item for item in config.SETTINGS if item.name == name)
+    special: dict[str, tuple[str, Any]] = {
+        "unknown_model": ("error", "error"),
+        "log_level": ("debug", "debug"),
+        "host": ("127.0.0.2", "127.0.0.2"),
+        "max_concurrent": ("3", 3),
+    }
+    return special.get(name, EXAMPLES[type(item.default)])
+
+
+ALL = [item.name for item in config.SETTINGS]
+
+
+def test_without_anything_the_defaults_are_in_force(environ: dict[str, str]) -> None:
+    """Every field has its default; the environment is kept for the children."""
+    assert config.load([], environ) == Config(environ=environ)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_setting_has_a_variable(name: str, environ: dict[str, str]) -> None:
+    """`CLAUDE_PROXY_` and the name in capitals."""
+    text, value = sample(name)
+    loaded = config.load([], {**environ, **KEY, f"CLAUDE_PROXY_{name.upper()}": text})
+    assert getattr(loaded, name) == value
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_setting_has_a_flag(name: str, environ: dict[str, str]) -> None:
+    """The name with dashes; what is on or off takes no value."""
+    text, value = sample(name)
+    flag = "--" + name.replace("_", "-")
+    if value is True:
+        argv = [flag]
+    elif isinstance(value, tuple):
+        argv = [part for each in value for part in (flag, each)]
+    else:
+        argv = [flag, text]
+    assert getattr(config.load(argv, {**environ, **KEY}), name) == value
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_setting_has_a_key_in_the_file(name: str, environ: dict[str, str]) -> None:
+    """With underscores or dashes, as values of TOML."""
+    _, value = sample(name)
+    shown = {True: "true"}.get(value) or (list(value) if isinstance(value, tuple) else repr(value))
+    write_file(environ, f"{name.replace('_', '-')} = {shown}\n")
+    key = {} if name == "api_key" else KEY
+    assert getattr(config.load([], {**environ, **key}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "value"),
+    [("-p", "port", 4000), ("-H", "host", "::1"), ("-m", "model", "opus")],
+)
+def test_short_flags(flag: str, name: str, value: object, environ: dict[str, str]) -> None:
+    """The short forms of the most used ones."""
+    assert getattr(config.load([flag, str(value)], environ), name) == value
+
+
+def test_short_flag_of_debug(environ: dict[str, str]) -> None:
+    """`-d` takes no value."""
+    assert config.load(["-d"], environ).debug
+
+
+def test_flags_go_before_variables_before_family_names_before_the_file(environ: dict[str, str]) -> None:
+    """Each source in turn, weakest first."""
+    assert config.load([], environ).port == 3456
+    write_file(environ, "port = 1111\nmodel = 'opus'\n")
+    assert config.load([], environ).port == 1111
+    environ["PORT"] = "2222"
+    assert config.load([], environ).port == 2222
+    environ["CLAUDE_PROXY_PORT"] = "3333"
+    assert config.load([], environ).port == 3333
+    loaded = config.load(["--port", "4444"], environ)
+    assert (loaded.port, loaded.model) == (4444, "opus")
+
+
+def test_a_variable_can_turn_off_what_the_file_turns_on(environ: dict[str, str]) -> None:
+    """Off is a value like any other."""
+    write_file(environ, "strict = true\n")
+    assert config.load([], environ).strict
+    assert not config.load([], {**environ, "CLAUDE_PROXY_STRICT": "off"}).strict
+
+
+def test_a_list_replaces_the_list_of_a_weaker_source(environ: dict[str, str]) -> None:
+    """Lists are not joined."""
+    write_file(environ, "cors_origin = ['http://a', 'http://b']\n")
+    assert config.load([], environ).cors_origin == ("http://a", "http://b")
+    assert config.load(["--cors-origin", "http://c"], environ).cors_origin == ("http://c",)
+
+
+def test_a_list_in_a_variable_is_separated_by_commas(environ: dict[str, str]) -> None:
+    """Blanks and empty parts do not count."""
+    environ["CLAUDE_PROXY_CORS_ORIGIN"] = " http://a , ,http://b,"
+    assert config.load([], environ).cors_origin == ("http://a", "http://b")
+
+
+@pytest.mark.parametrize("text", ["1", "true", "True", "YES", "on"])
+def test_words_for_on(text: str, environ: dict[str, str]) -> None:
+    """In any case of letters."""
+    assert config.load([], {**environ, "CLAUDE_PROXY_DEMO": text}).demo
+
+
+@pytest.mark.parametrize("text", ["0", "false", "No", "OFF"])
+def test_words_for_off(text: str, environ: dict[str, str]) -> None:
+    """In any case of letters."""
+    assert not config.load([], {**environ, "CLAUDE_PROXY_DEMO": text}).demo
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("PORT", "4000", "port", 4000),
+        ("HOST", "127.0.0.3", "host", "127.0.0.3"),
+        ("HOST", "localhost", "host", "localhost"),
+        ("HOST", "::1", "host", "::1"),
+        ("CLAUDE_MODEL", "opus", "model", "opus"),
+        ("PROXY_API_KEY", "k", "api_key", ("k",)),
+        ("CLAUDE_PROXY_TIMEOUT_MS", "1500", "request_timeout", 1.5),
+        ("DEBUG", "1", "log_requests", True),
+        ("DEBUG", "anything:*", "log_requests", True),
+        ("DEBUG", "false", "log_requests", False),
+        ("DEBUG", "0", "log_requests", False),
+    ],
+)
+def test_family_variables(variable: str, text: str, name: str, value: object, environ: dict[str, str]) -> None:
+    """Names that other proxies of this kind use."""
+    assert getattr(config.load([], {**environ, variable: text}), name) == value
+
+
+def test_every_family_variable_is_tried_above() -> None:
+    """No name is forgotten."""
+    tried = {"PORT", "HOST", "CLAUDE_MODEL", "PROXY_API_KEY", "CLAUDE_PROXY_TIMEOUT_MS", "DEBUG"}
+    assert tried == set(config.FAMILY_VARIABLES)
+
+
+@pytest.mark.parametrize("variable", sorted(config.FAMILY_VARIABLES))
+def test_an_empty_family_variable_counts_as_absent(variable: str, environ: dict[str, str]) -> None:
+    """Shells and compose files leave such names empty."""
+    environ[variable] = ""
+    assert config.load([], environ) == Config(environ=environ)
+
+
+def test_debug_of_the_family_never_logs_bodies(environ: dict[str, str]) -> None:
+    """Only our own switch does."""
+    assert not config.load([], {**environ, "DEBUG": "1"}).debug
+
+
+@pytest.mark.parametrize("name", ["my-laptop", "example.org", "x86_64-pc-linux-gnu"])
+def test_host_that_is_no_address_is_ignored(name: str, environ: dict[str, str]) -> None:
+    """Some shells export the machine's name there."""
+    assert config.load([], {**environ, "HOST": name}).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--bogus"], "--bogus"),
+        (["--por", "1"], "--por"),
+        (["extra"], "extra"),
+        (["--port"], "--port"),
+        (["--demo=yes"], "--demo"),
+        (["--port", "x"], "--port"),
+        (["--port", "3.5"], "--port"),
+        (["--port", ""], "--port"),
+        (["--port", "-1"], "--port"),
+        (["--port", "65536"], "--port"),
+        (["--request-timeout", "soon"], "--request-timeout"),
+        (["--request-timeout", "nan"], "--request-timeout"),
+        (["--request-timeout", "inf"], "--request-timeout"),
+        (["--request-timeout", "-1"], "--request-timeout"),
+        (["--warm", "-1"], "--warm"),
+        (["--log-level", "loud"], "--log-level"),
+        (["--unknown-model", "guess"], "--unknown-model"),
+        (["--max-concurrent", "0"], "--max-concurrent"),
+        (["--max-children", "5"], "--max-children"),
+        (["--max-concurrent", "24"], "--max-children"),
+        (["--max-body-bytes", "10"], "--max-body-bytes"),
+        (["--heartbeat-interval", "0"], "--heartbeat-interval"),
+        (["--inactivity-timeout", "0"], "--inactivity-timeout"),
+        (["--client-timeout", "0"], "--client-timeout"),
+        (["--model", " "], "--model"),
+    ],
+)
+def test_a_flag_that_does_not_fit_is_refused_by_name(argv: list[str], named: str, environ: dict[str, str]) -> None:
+    """One line, which names the flag."""
+    assert named in refusal(argv, environ)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CLAUDE_PROXY_PORT", ""),
+        ("CLAUDE_PROXY_PORT", "high"),
+        ("CLAUDE_PROXY_WARM", "-2"),
+        ("CLAUDE_PROXY_DEMO", ""),
+        ("CLAUDE_PROXY_DEMO", "maybe"),
+        ("CLAUDE_PROXY_REQUEST_TIMEOUT", "inf"),
+        ("CLAUDE_PROXY_LOG_LEVEL", "LOUD"),
+        ("CLAUDE_PROXY_TIMEOUT_MS", "soon"),
+        ("CLAUDE_PROXY_TIMEOUT_MS", "inf"),
+        ("CLAUDE_PROXY_TIMEOUT_MS", "-5"),
+        ("PORT", "http"),
+        ("CLAUDE_PROXY_BOGUS", "1"),
+        ("CLAUDE_PROXY_", "1"),
+        ("CLAUDE_PROXY_PORTS", "1"),
+    ],
+)
+def test_a_variable_that_does_not_fit_is_refused_by_name(variable: str, text: str, environ: dict[str, str]) -> None:
+    """One line, which names the variable."""
+    assert variable in refusal([], {**environ, variable: text})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("bogus = 1", "bogus"),
+        ("environ = {}", "environ"),
+        ("port = 'x'", "port"),
+        ("port = true", "port"),
+        ("port = 80.5", "port"),
+        ("warm = -1", "warm"),
+        ("demo = 'perhaps'", "demo"),
+        ("model = 5", "model"),
+        ("request_timeout = true", "request_timeout"),
+        ("allowed_host = 5", "allowed_host"),
+        ("log_level = 'loud'", "log_level"),
+        ("[port]\nx = 1", "port"),
+        ("port = ", "Invalid value"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_path_and_key(text: str, named: str, environ: dict[str, str]) -> None:
+    """One line, which names the file and what in it is wrong."""
+    path = write_file(environ, text)
+    message = refusal([], environ)
+    assert str(path) in message and named in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(environ: dict[str, str]) -> None:
+    """A folder in its place, or bytes that are no UTF-8."""
+    path = config.file_path(environ)
+    path.mkdir(parents=True)
+    assert str(path) in refusal([], environ)
+    path.rmdir()
+    path.write_bytes(b"model = '\xff'")
+    assert str(path) in refusal([], environ)
+
+
+def test_the_file_lies_below_xdg_config_home(environ: dict[str, str], tmp_path: Path) -> None:
+    """`$XDG_CONFIG_HOME`, else `~/.config`."""
+    assert config.file_path(environ) == tmp_path / ".config" / "claude-proxy" / "config.toml"
+    environ["XDG_CONFIG_HOME"] = str(tmp_path / "elsewhere")
+    write_file(environ, "port = 1234")
+    assert config.load([], environ).port == 1234
+
+
+def test_the_state_folder(environ: dict[str, str], tmp_path: Path) -> None:
+    """The flag, else `$XDG_STATE_HOME`, else `~/.local/state`."""
+    assert config.load([], environ).state_folder == tmp_path / ".local" / "state" / "claude-proxy"
+    environ["XDG_STATE_HOME"] = str(tmp_path / "state")
+    assert config.load([], environ).state_folder == tmp_path / "state" / "claude-proxy"
+    assert config.load(["--state-dir", str(tmp_path / "x")], environ).state_folder == tmp_path / "x"
+    assert config.load(["--state-dir", "x"], environ).state_folder == Path.cwd() / "x"
+
+
+def test_without_home_the_password_database_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service may be started without HOME."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert config.home({}) == tmp_path
+    assert config.home({"HOME": ""}) == tmp_path
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
+def test_an_address_that_others_reach_needs_a_key(host: str, environ: dict[str, str]) -> None:
+    """Without one the start is refused."""
+    assert "--api-key" in refusal(["--host", host], environ)
+    assert config.load(["--host", host, "--api-key", "k"], environ).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "LOCALHOST", "::1", "[::1]"])
+def test_loopback_needs_no_key(host: str, environ: dict[str, str]) -> None:
+    """All of 127.0.0.0/8, ::1, and the name for them."""
+    assert config.load(["--host", host], environ).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.example.org", "localhost.example.org", "1.2.3.4", "0.0.0.0", "", "[::2]"])
+def test_what_is_not_loopback(host: str) -> None:
+    """Names that only look like it."""
+    assert not config.is_loopback(host)
+
+
+def test_an_allowed_host_needs_a_key(environ: dict[str, str]) -> None:
+    """A name that leads here from elsewhere is exposure, although the socket is on loopback."""
+    argv = ["--allowed-host", "tunnel.example.org", "--allowed-host", "b.example.org"]
+    assert "tunnel.example.org" in refusal(argv, environ)
+    assert config.load([*argv, "--api-key", "k"], environ).allowed_host == ("tunnel.example.org", "b.example.org")
+
+
+def test_any_cors_origin_needs_a_key(environ: dict[str, str]) -> None:
+    """`*` lets every page of the web call."""
+    assert "--api-key" in refusal(["--cors-origin", "*"], environ)
+    assert config.load(["--cors-origin", "*", "--api-key", "k"], environ).cors_origin == ("*",)
+    assert config.load(["--cors-origin", "http://localhost:*"], environ).cors_origin == ("http://localhost:*",)
+
+
+def test_zero_is_no_limit_for_a_request_and_a_free_port(environ: dict[str, str]) -> None:
+    """Where 0 means something it is allowed."""
+    loaded = config.load(["--request-timeout", "0", "--port", "0", "--warm", "0", "--max-queue", "0"], environ)
+    assert (loaded.request_timeout, loaded.port, loaded.warm, loaded.max_queue) == (0, 0, 0, 0)
+
+
+def test_version_and_help_print_and_end(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 0; the help has every flag, every default and every choice."""
+    for flag in ("--version", "-v"):
+        with pytest.raises(SystemExit) as raised:
+            config.load([flag], environ)
+        assert not raised.value.code
+        assert capsys.readouterr().out == f"claude-proxy {__version__}\n"
+    with pytest.raises(SystemExit) as raised:
+        config.load(["--help"], environ)
+    assert not raised.value.code
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for item in config.SETTINGS:
+        assert config.flag_name(item) + " " in shown
+        assert all(choice in shown for choice in item.metadata["choices"])
+    assert "(default 3456)" in shown and "(default 15)" in shown
+
+
+def test_the_environment_is_not_shown(environ: dict[str, str]) -> None:
+    """The representation of the settings leaves the environment out: it may hold credentials."""
+    assert "hidden" not in repr(config.load([], {**environ, "CLAUDE_CODE_OAUTH_TOKEN": "hidden"}))
+
+
+def test_from_environment_reads_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The only place where `os.environ` is read."""
+    for variable in (*config.FAMILY_VARIABLES, "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CLAUDE_PROXY_PORT", "4321")
+    loaded = config.from_environment(["--model", "haiku"])
+    assert (loaded.port, loaded.model, loaded.environ["HOME"]) == (4321, "haiku", str(tmp_path))

@@ -1,0 +1,201 @@
+"""Who imports whom: data flows down, no cycles, one place that starts processes, one file for each dialect."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "claude_proxy"
+NAME = PACKAGE.name
+
+# Each part may import parts above it only; modules of one part may import one another unless a test below forbids it.
+LAYERS = (
+    ("__init__", "errors", "schemas"),
+    ("conversation",),
+    ("events",),
+    ("config", "logs", "models", "channel", "workers", "store", "tokens"),
+    ("claude",),
+    ("sessions", "foresight"),
+    ("turns", "responses_store"),
+    ("engine",),
+    ("demo",),
+    ("service", "guard"),
+    ("api",),
+    ("serving",),
+    ("responses_views",),
+    ("routes",),
+    ("app",),
+    ("server",),
+    ("__main__",),
+)
+LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+WEB = {"flask", "werkzeug", "waitress"}
+
+# In `api`: a file belongs to the dialect that its name begins with; what begins otherwise is shared by them.
+DIALECTS = {"chat", "messages", "responses"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """`…/claude/child.py` -> `claude.child`; a package is `claude.__init__`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def read_imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """What a file imports, wherever in it: ours without the package's name and True, others by their first name."""
+    here = module_name(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first, _, rest = alias.name.partition(".")
+                yield (rest or "__init__", True) if first == NAME else (first, False)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = here[: len(here) - node.level + 1]
+            elif (node.module or "").split(".")[0] == NAME:
+                base = []
+            else:
+                yield (node.module or "").split(".")[0], False
+                continue
+            own = (node.module or "") if node.level else (node.module or "").partition(".")[2]
+            base = [*base, *filter(None, own.split("."))]
+            for alias in node.names:
+                yield _resolve(base, alias.name), True
+
+
+def _resolve(base: list[str], name: str) -> str:
+    """The module of ours that `from base import name` reads."""
+    for candidate in ([*base, name], [*base, name, "__init__"], base, [*base, "__init__"]):
+        if ".".join(candidate) in MODULES:
+            return ".".join(candidate)
+    raise AssertionError(f"{'.'.join(base)} has no {name}")
+
+
+OURS = {module: {name for name, ours in read_imports(path) if ours} for module, path in MODULES.items()}
+OTHERS = {module: {name for name, ours in read_imports(path) if not ours} for module, path in MODULES.items()}
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+def dialect_of(module: str) -> str | None:
+    """`api.chat_request` -> `chat`; None for what belongs to no dialect."""
+    part, _, name = module.partition(".")
+    first = name.split("_")[0]
+    return first if part == "api" and first in DIALECTS else None
+
+
+def read_attributes(path: Path, owner: str) -> set[str]:
+    """`owner.x` as it stands in the file, and `from owner import x`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == owner:
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module == owner:
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def test_every_part_has_its_layer() -> None:
+    """A new module must be put in its place."""
+    assert {part_of(module) for module in MODULES} <= set(LEVELS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_the_layers_above_it(module: str) -> None:
+    """Within a part, and among the modules of one layer, the test for cycles is enough."""
+    for imported in OURS[module]:
+        assert LEVELS[part_of(imported)] <= LEVELS[part_of(module)], f"{module} imports {imported}"
+
+
+def test_there_are_no_cycles() -> None:
+    """Not even between modules of one package."""
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for imported in sorted(OURS[module] - {module}):
+                visit(imported, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_errors_import_nothing_of_ours() -> None:
+    """Everything may raise them."""
+    assert OURS["errors"] == set()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) == "claude"])
+def test_what_knows_the_cli_knows_nothing_of_http(module: str) -> None:
+    """Neither our own HTTP nor anyone else's; nor the settings of the server."""
+    assert not OTHERS[module] & WEB
+    assert {part_of(name) for name in OURS[module]} <= {
+        "claude",
+        "conversation",
+        "errors",
+        "events",
+        "models",
+        "schemas",
+    }
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if dialect_of(name) is not None])
+def test_dialects_never_import_one_another(module: str) -> None:
+    """Each new dialect costs one file and one line; what several share has a file of its own."""
+    for imported in OURS[module]:
+        assert dialect_of(imported) in (None, dialect_of(module)), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) == "api" and dialect_of(name) is None])
+def test_what_dialects_share_knows_no_dialect(module: str) -> None:
+    """The shared files import shared files only."""
+    assert not [name for name in OURS[module] if dialect_of(name) is not None]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) == "demo"])
+def test_the_demo_is_an_upstream_that_knows_nothing_of_us(module: str) -> None:
+    """It could stand in a repository of its own."""
+    assert {part_of(name) for name in OURS[module]} <= {"demo"}
+
+
+def test_dialects_and_what_lies_below_them_know_no_web_framework() -> None:
+    """They turn bytes into bytes; the demo is a server of its own."""
+    for module, others in OTHERS.items():
+        below = LEVELS[part_of(module)] < LEVELS["guard"] and part_of(module) != "demo"
+        if below or dialect_of(module) is not None:
+            assert not others & WEB, module
+    assert [module for module in MODULES if "waitress" in OTHERS[module] and part_of(module) != "demo"] == ["server"]
+
+
+def test_one_module_starts_children() -> None:
+    """`Popen` in `claude.child` alone; two others run a command and wait for its end."""
+    used = {module: read_attributes(path, "subprocess") for module, path in MODULES.items()}
+    assert {module for module, names in used.items() if "Popen" in names} == {"claude.child"}
+    assert {module for module, names in used.items() if "run" in names} <= {"claude.locate", "claude.processes"}
+    allowed = {"Popen", "run", "DEVNULL", "PIPE", "STDOUT", "TimeoutExpired", "SubprocessError", "CompletedProcess"}
+    assert set().union(*used.values()) <= allowed
+    starters = {"fork", "forkpty", "system", "popen", "posix_spawn", "posix_spawnp"}
+    for module, path in MODULES.items():
+        names = read_attributes(path, "os")
+        assert not names & starters and not any(name.startswith(("spawn", "exec")) for name in names), module
+
+
+def test_one_module_reads_the_environment() -> None:
+    """All others are given what they need."""
+    for module, path in MODULES.items():
+        if module != "config":
+            assert not read_attributes(path, "os") & {"environ", "environb", "getenv", "putenv"}, module
+
+
+def test_the_official_sdk_of_the_cli_is_never_imported() -> None:
+    """Only the binary inside its wheel is used."""
+    assert not [module for module, names in OTHERS.items() if "claude_agent_sdk" in names]
