@@ -63,7 +63,8 @@ class _Attempts:
 
 @dataclass(slots=True)
 class Engine:
-    """Runs turns. `on_login` hears of every proof that the CLI is logged in, or is not.
+    """Runs turns. `on_login` hears of every proof that the CLI is logged in, or is not; `check_login` asks the CLI
+    itself, `login_advice` says what to run.
 
     persist: the CLI keeps its sessions on disk, and a long one is resumed instead of replayed.
     """
@@ -76,6 +77,8 @@ class Engine:
     clock: Callable[[], float]
     wall_clock: Callable[[], float] = time.time
     on_login: Callable[[bool], None] = lambda logged_in: None
+    check_login: Callable[[], bool | None] = lambda: None
+    login_advice: Callable[[], str] = lambda: "The Claude Code CLI is not logged in"
     persist: bool = False
     _refusals: dict[str, Refusals] = field(default_factory=dict)
     _marked: set[str] = field(default_factory=set)
@@ -162,8 +165,9 @@ class Engine:
                 attempts.replaced = attempts.fresh = True
                 return True
             case NotAuthenticated():
-                self.on_login(False)
-                if attempts.logged_in_again:
+                if attempts.logged_in_again or self.check_login() is False:
+                    self.on_login(False)
+                    error.message = self.login_advice()
                     return False
                 self.fleet.retire_idle()
                 attempts.logged_in_again = attempts.fresh = True

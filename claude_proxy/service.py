@@ -75,6 +75,8 @@ class Service:
         self.engine = Engine(
             *(self.fleet, self.watchdog, self.workers, self.sessions, limits, clock),
             on_login=self._note_login,
+            check_login=lambda: self.check_login().logged_in,
+            login_advice=self._advice,
             persist=config.persist,
         )
         self._keeper: Keeper | None = None
@@ -147,7 +149,7 @@ class Service:
         assert self._launcher is not None
         try:
             logged_in = self._launcher.login().logged_in
-            problem = None if logged_in is not False else f"not logged in. Run: {locate.LOGIN}"
+            problem = None if logged_in is not False else self._advice()
         except CliUnavailable as error:
             logged_in, problem = None, error.message
         with self._lock:
@@ -203,10 +205,14 @@ class Service:
         if gone:
             log.info("Forgot %d responses and conversations that nobody used", gone)
 
+    def _advice(self) -> str:
+        advice = self._launcher.login_advice() if self._launcher is not None else locate.build_advice("claude")
+        return f"The Claude Code CLI is not logged in. Run: {advice}"
+
     def _note_login(self, logged_in: bool) -> None:
+        problem = None if logged_in else self._advice()
         with self._lock:
-            self._logged_in = logged_in
-            self._problem = None if logged_in else f"not logged in. Run: {locate.LOGIN}"
+            self._logged_in, self._problem = logged_in, problem
 
     def _make_launcher(self) -> Launcher:
         environ = build_environment(self.config.environ, use_api_key=self.config.use_api_key)

@@ -119,6 +119,12 @@ class Launcher:
         with self._lock:
             return self._installation
 
+    def login_advice(self) -> str:
+        """What to run where the CLI is not logged in."""
+        known = self.known()
+        command = locate.command_of(known.path, self._environ) if known is not None else "claude"
+        return locate.build_advice(command)
+
     def login(self) -> Login:
         """Whether the CLI is logged in; takes about half a second. Raises CliUnavailable."""
         return locate.read_login(self.installation().path, {**self._environ, **self._demo_variables()})

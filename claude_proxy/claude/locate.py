@@ -8,6 +8,7 @@ The binary is looked for as: the path given, `claude` on PATH, where the install
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,6 @@ from ..errors import CliUnavailable
 # The oldest release that was seen to take everything that is sent to it (client_composed, shouldQuery, manifests).
 MINIMUM = (2, 1, 329)
 INSTALL = "curl -fsSL https://claude.ai/install.sh | bash   (or: pip install 'claude_proxy[cli]')"
-LOGIN = "claude auth login   (on a machine without a browser: claude setup-token, then export CLAUDE_CODE_OAUTH_TOKEN)"
 ASK_TIMEOUT = 20.0
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -71,6 +71,17 @@ def read_login(path: Path, environ: Mapping[str, str]) -> Login:
         return msgspec.json.decode(_ask(path, ["auth", "status", "--json"], environ), type=Login)
     except (msgspec.MsgspecError, CliUnavailable):
         return Login()
+
+
+def build_advice(command: str) -> str:
+    """What to run where the CLI has no login, or one that the API refuses."""
+    return f"{command} auth login   (without a browser: {command} setup-token, then export CLAUDE_CODE_OAUTH_TOKEN)"
+
+
+def command_of(path: Path, environ: Mapping[str, str]) -> str:
+    """What to type to run this CLI: `claude` where the shell finds just this one, else its path."""
+    on_path = shutil.which("claude", path=environ.get("PATH", os.defpath))
+    return "claude" if on_path is not None and Path(on_path).absolute() == path else shlex.quote(str(path))
 
 
 def _first_executable(given: str, environ: Mapping[str, str]) -> Path:

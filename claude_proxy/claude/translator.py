@@ -35,7 +35,7 @@ from ..events import (
     Usage,
 )
 from . import protocol
-from .locate import LOGIN
+from .locate import build_advice
 from .protocol import (
     ApiEvent,
     ApiRetry,
@@ -262,7 +262,7 @@ class Translator:
         if isinstance(source, Result) and source.terminal_reason in TOO_LONG:
             return ContextTooLong("The conversation is longer than the model's context: prompt is too long")
         if status in (401, 403) or (status is None and notice == "authentication_failed"):
-            return NotAuthenticated(f"The Claude Code CLI is not logged in. Run: {LOGIN}")
+            return NotAuthenticated(f"The Claude Code CLI is not logged in. Run: {build_advice('claude')}")
         if status == 429:
             return self._limit(source)
         known, own_message = _BY_STATUS.get(status or 0, (UpstreamError, None))
