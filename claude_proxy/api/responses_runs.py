@@ -157,13 +157,11 @@ def follow(run: Run, position: int, client: Client) -> Iterator[bytes]:
             quiet = 0.0
             position += len(events)
             yield render(events)
-        if ended:
+        if ended or client.is_gone():
             return
-        if not events:
-            if client.is_gone():
-                return
-            quiet += DISCONNECT_POLL
-        if quiet >= client.heartbeat_interval:
+        quiet += 0.0 if events else DISCONNECT_POLL
+        if not events and quiet >= client.heartbeat_interval:
+            quiet = 0.0
             run.keep_alive(position)
 
 
