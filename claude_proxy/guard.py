@@ -15,6 +15,7 @@ from .errors import Forbidden, Unauthorized
 
 EXPOSED_HEADERS = (
     "x-request-id, request-id, retry-after, x-should-retry, server-timing, x-claude-proxy-session, "
+    "x-claude-proxy-token-count, "
     "x-claude-proxy-model, x-claude-proxy-mode, x-claude-proxy-ignored"
 )
 

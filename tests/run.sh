@@ -36,6 +36,21 @@ if ! [ -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$(describe
     describe >"$stamp"
 fi
 
+# Coding agents that nobody here wrote are clients in the end-to-end tests; without npm those tests are skipped.
+agents=$venv/agents
+wanted='opencode-ai@1.18.33 @openai/codex@0.169.0'
+if command -v npm >/dev/null 2>&1 && [ "$(cat "$agents/.installed" 2>/dev/null)" != "$wanted" ]; then
+    mkdir -p "$agents"
+    # shellcheck disable=SC2086  # one word for each package
+    if npm install --prefix "$agents" --no-audit --no-fund --no-save $wanted; then
+        printf '%s' "$wanted" >"$agents/.installed"
+    else
+        echo 'tests/run.sh: the coding agents could not be installed; their tests will be skipped' >&2
+    fi
+fi
+PATH=$agents/node_modules/.bin:$PATH
+export PATH
+
 # What a shell may have set for another program, or for a proxy of its own, is no business of the tests.
 unset CLAUDECODE PORT HOST DEBUG CLAUDE_MODEL PROXY_API_KEY
 
