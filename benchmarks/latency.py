@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,11 @@ def streams() -> None:
             proxy.wait_for_spares(8)
             prompts = [[system("S."), user(f"demo:words={WORDS} demo:delay={DELAY_MS} {n}")] for n in range(count)]
             results: list[Times] = []
-            at_once([lambda prompt=prompt: results.append(proxy.ask(prompt)) for prompt in prompts])
+
+            def run(prompt: list[dict[str, Any]], into: list[Times] = results) -> None:
+                into.append(proxy.ask(prompt))
+
+            at_once([partial(run, prompt) for prompt in prompts])
             row(f"{count} streams, until the last is done", totals(results), None, "8: <= 5500 ms")
             row(f"{count} streams, first word", firsts(results))
 
