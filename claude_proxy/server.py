@@ -33,6 +33,8 @@ class Server:
         self._client_timeout = config.client_timeout
         self._stalled: dict[Any, tuple[float, float]] = {}
         self._stopping = threading.Event()
+        self._closing = threading.Lock()  # guards: _closed
+        self._closed = False
         try:
             self._server = create_server(
                 app,
@@ -59,7 +61,9 @@ class Server:
             wasyncore.loop(timeout=LOOP_TIMEOUT, use_poll=True, map=self._map, count=1)
             self._drop_stalled()
         self._server.task_dispatcher.shutdown()
-        wasyncore.close_all(self._map)
+        with self._closing:
+            self._closed = True
+            wasyncore.close_all(self._map)
 
     def _drop_stalled(self) -> None:
         """Close the connection of a client that has read nothing for `client_timeout` seconds.
@@ -79,7 +83,10 @@ class Server:
     def stop(self) -> None:
         """Make `run` return; may be called from any thread, once everything has been answered."""
         self._stopping.set()
-        self._server.pull_trigger()
+        # The loop may have seen it by itself: its trigger is then closed, and the number may be another file's.
+        with self._closing:
+            if not self._closed:
+                self._server.pull_trigger()
 
 
 def resolve_host(host: str) -> str:

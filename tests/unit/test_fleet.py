@@ -1,0 +1,265 @@
+"""Who has which child: leases and returns, with dialogues that only pretend and a keeper that is called by hand."""
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from claude_proxy.claude.dialogue import Dialogue, Profile
+from claude_proxy.claude.fleet import Counts, Fleet, Limits, Order, fits
+from claude_proxy.conversation import Message, ToolResult, user
+from claude_proxy.errors import CliUnavailable, ShuttingDown
+
+PROFILE = Profile("sonnet")
+OTHER = Profile("sonnet", "You are MUSE.")
+CHAIN = (b"0", b"1", b"2", b"3")
+MESSAGES = (user("a"), user("b"), user("c"))
+RESULTS = (user("a"), user("b"), Message("user", (ToolResult("t"),)))
+
+
+class Pretender:
+    """What the fleet sees of a dialogue."""
+
+    def __init__(self, name: str, model: str = "sonnet", profile: Profile | None = None, holds: bytes | None = None):
+        self.name, self.model, self.profile, self.holds = name, model, profile, holds
+        self.last_used = 0.0
+        self.session = ""
+        self.is_parked = False
+        self.alive = True
+        self.quiet = True
+        self.terminated = False
+
+    def is_running(self) -> bool:
+        return self.alive
+
+    def is_quiet(self) -> bool:
+        return self.alive and self.quiet
+
+    def can_answer(self, message: Message) -> bool:
+        return all(isinstance(block, ToolResult) for block in message.content)
+
+    def terminate(self) -> None:
+        self.terminated = True
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Bench:
+    """A fleet, its clock, and how often it called for the keeper."""
+
+    def __init__(self, *, live: int = 2, maximum: int = 10) -> None:
+        self.now = 0.0
+        self.wakes = 0
+        self.fleet = Fleet(Limits(1, live, maximum, 900.0, 600.0), lambda: self.now)
+        self.fleet.wake = self.wake
+        self.serve: Callable[[Order], None] = lambda order: None
+
+    def wake(self) -> None:
+        """The keeper, at once."""
+        self.wakes += 1
+        while self.fleet.orders:
+            self.serve(self.fleet.orders.popleft())
+
+    def make(self, group: str, name: str, **fields: object) -> Dialogue:
+        """A child in one of the lists."""
+        child = Pretender(name)
+        for field, value in fields.items():
+            setattr(child, field, value)
+        dialogue = cast(Dialogue, child)
+        getattr(self.fleet.members, group).append(dialogue)
+        return dialogue
+
+    def retired(self) -> list[tuple[str, bool]]:
+        """Names of those that go, and whether at once."""
+        return [(repr(child), urgent) for child, urgent in self.fleet.members.retired]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_prepared_spare_is_taken_before_a_blank_one(bench: Bench) -> None:
+    """The one for this very profile."""
+    bench.make("spares", "blank")
+    bench.make("spares", "wrong", profile=OTHER)
+    right = bench.make("spares", "right", profile=PROFILE)
+    assert bench.fleet.lease(PROFILE) is right
+    assert bench.fleet.counts() == Counts(spare=2, leased=1) and bench.fleet.last_profile == PROFILE
+
+
+def test_a_blank_spare_is_taken_where_its_model_fits(bench: Bench) -> None:
+    """An alias can be set; a full id needs a child of its own."""
+    blank = bench.make("spares", "blank")
+    assert fits(blank, Profile("sonnet")) and fits(blank, Profile("opus")) and not fits(blank, Profile("claude-x"))
+    assert bench.fleet.lease(Profile("opus")) is blank
+
+
+def test_a_dead_spare_is_retired_and_the_next_one_taken(bench: Bench) -> None:
+    """The lease does not see it."""
+    bench.make("spares", "dead", alive=False)
+    fresh = bench.make("spares", "fresh")
+    assert bench.fleet.lease(PROFILE) is fresh
+    assert bench.retired() == [("dead", True)]
+
+
+def test_without_a_spare_the_keeper_starts_one(bench: Bench) -> None:
+    """For the model that is needed."""
+    made = cast(Dialogue, Pretender("made"))
+
+    def serve(order: Order) -> None:
+        assert order.model == "claude-x"
+        order.child = made
+
+    bench.serve = serve
+    assert bench.fleet.lease(Profile("claude-x")) is made
+
+
+def test_a_child_that_cannot_be_started_is_an_error(bench: Bench) -> None:
+    """The keeper's own, or that it took too long; then a late one is nobody's."""
+    orders: list[Order] = []
+
+    def refuse(order: Order) -> None:
+        orders.append(order)
+        order.error = CliUnavailable("not there")
+
+    bench.serve = refuse
+    with pytest.raises(CliUnavailable, match="not there"):
+        bench.fleet.lease(PROFILE)
+    bench.serve = orders.append
+    with pytest.raises(CliUnavailable, match="did not start within"):
+        bench.fleet.lease(PROFILE, timeout=0.0)
+    assert orders[-1].abandoned
+    bench.fleet.wake = lambda: None
+    with pytest.raises(CliUnavailable):
+        bench.fleet.lease(PROFILE, timeout=0.0)
+    assert not bench.fleet.orders
+
+
+@pytest.mark.parametrize(("holds", "count"), [(b"1", 1), (b"2", 2)])
+def test_a_live_child_that_holds_a_beginning_goes_on(bench: Bench, holds: bytes, count: int) -> None:
+    """With what it does not hold."""
+    child = bench.make("live", "live", holds=holds)
+    bench.make("live", "stranger", holds=b"x")
+    assert bench.fleet.lease_holding(CHAIN, MESSAGES) == (child, count)
+    assert bench.fleet.counts() == Counts(live=1, leased=1)
+
+
+@pytest.mark.parametrize("holds", [None, b"0", b"3", b"x"])
+def test_a_child_that_holds_nothing_or_everything_does_not(bench: Bench, holds: bytes | None) -> None:
+    """The last message is always new; the digest of no message names no conversation."""
+    bench.make("live", "live", holds=holds)
+    assert bench.fleet.lease_holding(CHAIN, MESSAGES) is None
+    assert bench.fleet.counts() == Counts(live=1)
+
+
+def test_of_several_the_one_that_holds_most_goes_on(bench: Bench) -> None:
+    """The other stays."""
+    bench.make("live", "less", holds=b"1")
+    most = bench.make("live", "most", holds=b"2")
+    assert bench.fleet.lease_holding(CHAIN, MESSAGES) == (most, 2)
+
+
+@pytest.mark.parametrize("flaw", [{"alive": False}, {"quiet": False}])
+def test_a_child_that_died_or_spoke_unasked_is_retired(bench: Bench, flaw: dict[str, bool]) -> None:
+    """The next best goes on."""
+    bench.make("live", "flawed", holds=b"2", **flaw)
+    good = bench.make("live", "good", holds=b"1")
+    assert bench.fleet.lease_holding(CHAIN, MESSAGES) == (good, 1)
+    assert bench.retired() == [("flawed", True)]
+
+
+def test_a_parked_child_takes_its_results_and_nothing_else(bench: Bench) -> None:
+    """Whatever else came, the conversation went on without it."""
+    parked = bench.make("parked", "parked", holds=b"2", is_parked=True)
+    assert bench.fleet.lease_holding(CHAIN, RESULTS) == (parked, 2)
+    other = Bench()
+    other.make("parked", "parked", holds=b"2", is_parked=True)
+    assert other.fleet.lease_holding(CHAIN, MESSAGES) is None
+    assert other.retired() == [("parked", True)]
+    early = Bench()
+    early.make("parked", "parked", holds=b"1", is_parked=True)
+    assert early.fleet.lease_holding(CHAIN, RESULTS) is None
+
+
+def test_what_is_given_back_is_live_or_parked(bench: Bench) -> None:
+    """With the time of its last use."""
+    for parked in (False, True):
+        child = bench.make("leased", f"parked={parked}", is_parked=parked)
+        bench.now += 5.0
+        bench.fleet.give_back(child)
+        assert child.last_used == bench.now
+    assert bench.fleet.counts() == Counts(live=1, parked=1)
+
+
+def test_the_least_recently_used_live_child_goes_first(bench: Bench) -> None:
+    """Without haste: it is idle."""
+    for name in ("a", "b", "c"):
+        bench.fleet.give_back(bench.make("leased", name))
+    assert bench.fleet.counts().live == 2 and bench.retired() == [("a", False)]
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_a_retired_child_is_nobodys(bench: Bench, urgent: bool) -> None:
+    """One in a turn is stopped at once; one that was not leased can be retired too."""
+    child = bench.make("leased", "child")
+    bench.fleet.retire(child, urgent=urgent)
+    bench.fleet.retire(cast(Dialogue, Pretender("stranger")), urgent=False)
+    assert bench.fleet.counts() == Counts() and bench.retired() == [("child", urgent), ("stranger", False)]
+    assert cast(Pretender, child).terminated is urgent
+
+
+def test_every_idle_child_can_be_retired_at_once(bench: Bench) -> None:
+    """A parked one with haste: it takes the end of its input for the end of its call."""
+    bench.make("spares", "spare")
+    bench.make("live", "live")
+    bench.make("parked", "parked", is_parked=True)
+    bench.make("leased", "leased")
+    bench.fleet.retire_idle()
+    assert bench.retired() == [("spare", False), ("live", False), ("parked", True)]
+    assert bench.fleet.counts() == Counts(leased=1)
+
+
+def test_the_children_of_a_session_can_be_retired(bench: Bench) -> None:
+    """And only they."""
+    bench.make("live", "live", session="s")
+    bench.make("parked", "parked", session="s", is_parked=True)
+    bench.make("live", "other", session="t")
+    assert bench.fleet.retire_session("s") == 2
+    assert bench.retired() == [("live", False), ("parked", True)] and bench.fleet.counts() == Counts(live=1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "gone"),
+    [
+        (("live", "spares", "parked"), "live"),
+        (("spares", "parked"), "spares"),
+        (("parked",), "parked"),
+        (("leased",), None),
+    ],
+)
+def test_room_is_made_by_those_who_are_missed_least(groups: tuple[str, ...], gone: str | None) -> None:
+    """Live ones, then spares, then parked ones; nobody is taken out of a turn."""
+    bench = Bench(maximum=len(groups))
+    for group in groups:
+        bench.make(group, group, is_parked=group == "parked")
+    with bench.fleet.changed:
+        bench.fleet.make_room()
+    assert [name for name, _ in bench.retired()] == ([gone] if gone else [])
+
+
+def test_a_fleet_that_closes_leases_nothing_and_lets_everything_go(bench: Bench) -> None:
+    """Orders that wait are told; what comes back late goes at once."""
+    bench.fleet.wake = lambda: None
+    waiting = Order("sonnet")
+    bench.fleet.orders.append(waiting)
+    bench.make("live", "live", holds=b"1")
+    leased = bench.make("leased", "leased")
+    bench.fleet.close()
+    assert isinstance(waiting.error, ShuttingDown) and bench.retired() == [("live", False)]
+    with pytest.raises(ShuttingDown):
+        bench.fleet.lease(PROFILE)
+    assert bench.fleet.lease_holding(CHAIN, MESSAGES) is None
+    bench.fleet.give_back(leased)
+    assert bench.retired()[-1] == ("leased", False) and bench.fleet.counts() == Counts()
