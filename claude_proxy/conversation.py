@@ -159,7 +159,7 @@ def parse_tool_input(partial_json: str) -> dict[str, Any]:
     """The arguments a model wrote, as an object; `{}` for what is no JSON object (the CLI answers such a call)."""
     try:
         value = json.loads(partial_json or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 

@@ -37,7 +37,8 @@ class Foresight:
         if known is None:
             return None
         before, reply = known
-        for count in range(1, min(MOST_DROPPED, len(before) - 1) + 1):
+        # Nothing dropped is looked for first: of a conversation that repeats itself more than one count would fit.
+        for count in range(min(MOST_DROPPED, len(before) - 1) + 1):
             kept = len(before) - count
             if len(messages) > kept and tuple(messages[:kept]) == before[:kept] and messages[kept] == reply:
                 return count

@@ -114,7 +114,7 @@ class ResponseBook:
         """False where it is unknown. What continues it cannot be continued any further."""
         known = self.get(owner, response_id) is not None
         sql = "DELETE FROM responses WHERE id = ? AND owner = ?"
-        return known and self._store.write([(sql, (response_id, owner))])
+        return known and self._store.erase([(sql, (response_id, owner))])
 
     def history(self, owner: str, response_id: str) -> list[Item] | None:
         """Every item up to the end of this response, oldest first; None where a part of it is gone or unfinished."""
@@ -178,7 +178,7 @@ class ResponseBook:
 
     def delete_conversation(self, conversation_id: str) -> bool:
         """Its items go with it."""
-        return self._store.write([("DELETE FROM conversations WHERE id = ?", (conversation_id,))])
+        return self._store.erase([("DELETE FROM conversations WHERE id = ?", (conversation_id,))])
 
     def items(self, conversation_id: str) -> list[Item]:
         """Oldest first. Who asks must have looked whose conversation it is."""
@@ -190,7 +190,7 @@ class ResponseBook:
 
     def delete_item(self, conversation_id: str, item_id: str) -> bool:
         sql = "DELETE FROM conversation_items WHERE conversation_id = ? AND item_id = ?"
-        return self._store.write([(sql, (conversation_id, item_id))])
+        return self._store.erase([(sql, (conversation_id, item_id))])
 
     def prune(self, ttl: float) -> int:
         """Forget what nobody used for `ttl` seconds; returns how many responses and conversations that were."""
@@ -203,7 +203,7 @@ class ResponseBook:
         count = int(rows[0][0]) if rows else 0
         tables = ("responses", "conversations")
         if count:
-            self._store.write([(f"DELETE FROM {table} WHERE used_at < ?", (oldest,)) for table in tables])
+            self._store.erase([(f"DELETE FROM {table} WHERE used_at < ?", (oldest,)) for table in tables])
         return count
 
     def _insert(self, owner: str, response: StoredResponse) -> Statement:

@@ -16,7 +16,8 @@ from .config import Config
 
 # A client that does not read holds its turn back (backpressure) once this much lies in waitress's buffer.
 OUTPUT_HIGH_WATERMARK = 1 << 16
-EXTRA_THREADS = 8
+# Views that are not a turn's, and watchers of background answers, which have their own limit (see `responses_views`).
+EXTRA_THREADS = 8 + 16
 LOOP_TIMEOUT = 1.0
 
 

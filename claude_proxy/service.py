@@ -173,7 +173,8 @@ class Service:
             left = list(self._turns)
         for turn in left:
             turn.abort(ShuttingDown("The proxy is shutting down"))
-        return self.workers.drain(GRACE)
+        self.workers.drain(GRACE)
+        return False
 
     def stop(self) -> None:
         """End every thread and every child; what will not end is killed."""

@@ -200,7 +200,7 @@ class Sessions:
             f"SELECT DISTINCT claude_session_id FROM heads WHERE external_id IN ({doomed})", (value,)
         )
         count = len(self._store.read(doomed, (value,)))
-        if count and self._store.write([(f"DELETE FROM sessions WHERE {condition}", (value,))]):
+        if count and self._store.erase([(f"DELETE FROM sessions WHERE {condition}", (value,))]):
             self.on_forget([session_id for (session_id,) in files if session_id])
         return count
 

@@ -120,6 +120,13 @@ class Store:
                 self._complain(error)
                 return False
 
+    def erase(self, statements: Iterable[Statement]) -> bool:
+        """`write` for statements that delete text: it is gone from the write-ahead log, too, once this returns."""
+        done = self.write(statements)
+        if done:
+            self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        return done
+
     def close(self) -> None:
         with self._lock, contextlib.suppress(sqlite3.Error):
             self._connection.close()
@@ -169,6 +176,8 @@ def _connect(name: str) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What a client has deleted is overwritten, in the file and in its log.
+        connection.execute("PRAGMA secure_delete = ON")
         (state,) = connection.execute("PRAGMA quick_check").fetchone()
         if state != "ok":
             raise sqlite3.DatabaseError(state)

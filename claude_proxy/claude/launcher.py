@@ -48,12 +48,13 @@ REMOVED_VARIABLES = frozenset(
 )
 KEY_VARIABLES = frozenset(("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"))
 
-# DISABLE_AUTO_COMPACT: the history is the client's. MAX_RETRIES: the CLI would otherwise try for minutes. Without
+# DISABLE_AUTO_COMPACT: the history is the client's. BLOCKING_LIMIT: the API says what is too long, by its own count. MAX_RETRIES: the CLI would otherwise try for minutes. Without
 # the two DISABLE_…: a broken stream is asked for again as one piece, a refusal is argued with, both unseen. The others:
 # the client's functions keep their names, are all offered at once, and their results arrive uncut.
 ADDED_VARIABLES = {
     "DISABLE_AUTO_COMPACT": "1",
     "DISABLE_AUTOUPDATER": "1",
+    "CLAUDE_CODE_BLOCKING_LIMIT_OVERRIDE": "1000000000",
     "CLAUDE_CODE_MAX_RETRIES": "2",
     "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
     "CLAUDE_CODE_DISABLE_REFUSAL_RETRY": "1",

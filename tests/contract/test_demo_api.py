@@ -72,9 +72,7 @@ def open_socket(api: DemoApi, text: str, **more: Any) -> socket.socket:
 def test_the_sdk_gets_a_message(client: anthropic.Anthropic) -> None:
     """Plain, with its usage."""
     message = ask(client, "hello there")
-    assert [block.to_dict() for block in message.content] == [
-        {"type": "text", "text": "You said: hello there"}
-    ]
+    assert [block.to_dict() for block in message.content] == [{"type": "text", "text": "You said: hello there"}]
     assert (message.role, message.model, message.stop_reason, message.stop_sequence) == (
         "assistant",
         MODEL,
@@ -151,9 +149,7 @@ def test_a_stream_has_the_events_of_the_api(api: DemoApi) -> None:
 def test_a_refusal_has_its_details(client: anthropic.Anthropic) -> None:
     """Stop reason and stop details."""
     message = ask(client, "demo:refusal")
-    assert (
-        message.stop_reason == "refusal" and message.stop_details and message.stop_details.type == "refusal"
-    )
+    assert message.stop_reason == "refusal" and message.stop_details and message.stop_details.type == "refusal"
 
 
 def test_the_cache_is_counted(client: anthropic.Anthropic) -> None:
@@ -289,9 +285,7 @@ def test_a_cut_can_be_asked_for(api: DemoApi, command: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
-    "command", ["demo:silence", "demo:words=9 demo:stall=1", "demo:words=9 demo:delay=60000"]
-)
+@pytest.mark.parametrize("command", ["demo:silence", "demo:words=9 demo:stall=1", "demo:words=9 demo:delay=60000"])
 def test_a_client_that_goes_away_is_noticed(api: DemoApi, command: str, stream: bool) -> None:
     """While nothing is sent, streaming or not."""
     api.forget_requests()

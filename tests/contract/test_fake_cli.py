@@ -28,9 +28,7 @@ CALL = 'call=get_weather:{"city":"Paris"}'
 class Driven:
     """A running fake, driven line by line."""
 
-    def __init__(
-        self, claude: Path, flags: tuple[str, ...], environment: dict[str, str], stdout: int
-    ) -> None:
+    def __init__(self, claude: Path, flags: tuple[str, ...], environment: dict[str, str], stdout: int) -> None:
         pipe = subprocess.PIPE
         self.claude = claude
         self.process = subprocess.Popen(
@@ -42,9 +40,7 @@ class Driven:
         """Lines to its stdin."""
         assert self.process.stdin
         for message in messages:
-            self.process.stdin.write(
-                message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
-            )
+            self.process.stdin.write(message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n")
         self.process.stdin.flush()
 
     def end_input(self) -> None:
@@ -228,9 +224,7 @@ PLAYS: dict[str, Script] = {
     "agent_bash": Script((BASH, 'reply=["Tool ","said: ","hi ","from ","bash"]')),
     "api_retry_429": Script(("retry=429", "error=429")),
     "chat_two_turns": Script(),
-    "client_tool_calls_parallel": Script(
-        (CALL, 'call=Read:{"path":"/x"}', 'reply=["a","b","c","d","e","f","g","h"]')
-    ),
+    "client_tool_calls_parallel": Script((CALL, 'call=Read:{"path":"/x"}', 'reply=["a","b","c","d","e","f","g","h"]')),
     "interrupt": Script(("words#1=300", "stall@delta:10#1")),
     "not_logged_in": Script(logged_in=False),
     "replayed_history": Script(),
@@ -394,9 +388,7 @@ def test_the_nth_replayed_line_can_be_the_last(start: Start) -> None:
 
 
 @pytest.mark.parametrize("point, before", [("turn", []), ("delta:2", ["content_block_delta"])])
-def test_a_stalled_turn_says_nothing_but_can_be_interrupted(
-    point: str, before: list[str], start: Start
-) -> None:
+def test_a_stalled_turn_says_nothing_but_can_be_interrupted(point: str, before: list[str], start: Start) -> None:
     """It answers control requests meanwhile; an interrupt ends the turn."""
     fake = start(f"stall@{point}#1")
     fake.send(user("hello"))
@@ -650,9 +642,7 @@ def test_stop_reasons(stop: str, reasons: list[str], text: str, is_error: bool, 
 
 def test_usage_and_model_are_the_scripts(start: Start) -> None:
     """Counts of one turn; `modelUsage` is the total over the process's life."""
-    fake = start(
-        'usage={"input_tokens":100,"cache_read_input_tokens":5,"output_tokens":40}', "model=claude-x"
-    )
+    fake = start('usage={"input_tokens":100,"cache_read_input_tokens":5,"output_tokens":40}', "model=claude-x")
     first, second = fake.turn(), fake.turn()
     message = first[2]["event"]["message"]
     assert (message["model"], message["usage"]["input_tokens"]) == ("claude-x", 100)
@@ -709,9 +699,7 @@ def test_a_parked_call_can_be_interrupted(start: Start) -> None:
 
 
 @pytest.mark.parametrize("directive, subtype", [("ask", "can_use_tool"), ("ask=of_tomorrow", "of_tomorrow")])
-def test_an_unexpected_request_holds_the_turn_until_it_is_answered(
-    directive: str, subtype: str, start: Start
-) -> None:
+def test_an_unexpected_request_holds_the_turn_until_it_is_answered(directive: str, subtype: str, start: Start) -> None:
     """An error will do; meanwhile nothing comes."""
     fake = start(directive)
     fake.send(user("hello"))
@@ -800,9 +788,7 @@ def test_control_requests_are_answered_as_by_the_real_one(start: Start) -> None:
     first = fake.control("initialize")["response"]
     assert {"value", "resolvedModel", "displayName", "supportedEffortLevels"} <= set(first["models"][0])
     assert first["pid"] == fake.process.pid
-    assert fake.control("set_model", model="claude-opus-4-5-20251101")["response"]["model"].endswith(
-        "20251101"
-    )
+    assert fake.control("set_model", model="claude-opus-4-5-20251101")["response"]["model"].endswith("20251101")
     assert fake.control("set_model", model="bogus")["error_code"] == "check_failed"
     assert fake.control("of_tomorrow")["error_code"] == "unsupported_request"
     assert fake.control("initialize")["subtype"] == "success"

@@ -267,7 +267,7 @@ def test_a_live_child_that_dies_while_idle_is_replaced_by_replay(start: Start) -
     assert conversation_of(proxy.log()[1]) == [("user", "one"), ("assistant", said), ("user", "two")]
 
 
-@pytest.mark.parametrize("directive", ["crash@request#2", "kill@turn#2", "close_stdin@result#1"])
+@pytest.mark.parametrize("directive", ["crash@request#2", "kill@turn#2", "close_stdin@end#1"])
 def test_a_reused_child_that_dies_before_it_spoke_is_replaced_by_replay(start: Start, directive: str) -> None:
     """Silently, once."""
     proxy = start(Script(processes={1: (directive,)}))
@@ -722,7 +722,6 @@ def test_a_signal_lets_running_turns_end_and_takes_no_new_ones(
     assert children_of(tmp_path) == [] and os.listdir(program.temporary) == []
 
 
-@pytest.mark.xfail(strict=True, reason="Service.drain says True where it had to abort turns: the exit status is 0")
 def test_a_forced_end_has_exit_status_1(run: Callable[..., Program]) -> None:
     """As the program's docstring says."""
     program = run("stall@delta:1", flags=("--shutdown-timeout", "0.5", "--warm", "0"))

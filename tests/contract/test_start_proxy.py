@@ -393,6 +393,6 @@ def test_inside_a_session_it_says_so_and_its_children_do_not_know(environ: dict[
     assert said[0].startswith(f"claude_proxy {__version__} listens on http://127.0.0.1:")
     assert "Claude Code session" in said[1]
     assert said[2].startswith("Claude Code CLI ") and str(claude) in said[2]
-    assert said[3] == "Logged in."
+    assert said[3] == "The CLI is logged in."
     for child in fake_cli.read_log(claude):
         assert not child.environment & {"CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT"}

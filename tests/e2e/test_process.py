@@ -76,9 +76,6 @@ def test_a_signal_ends_an_idle_proxy(run: Run) -> None:
     assert program.run_folders() == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Service.drain() says True for turns that it had to abort, so the exit status is 0"
-)
 def test_a_turn_that_does_not_end_is_ended_when_time_is_up(run: Run) -> None:
     """Its client is told why; the status is 1."""
     program = run("--demo", "--shutdown-timeout", "0.5")

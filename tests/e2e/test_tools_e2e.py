@@ -300,28 +300,12 @@ def test_a_large_result_arrives_byte_for_byte(cli: Path, tmp_path: Path, clean_m
     assert files_with(folder, b"result line") == []
 
 
-@pytest.mark.parametrize(
-    "environ",
-    [
-        pytest.param(
-            {},
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="the CLI refuses by its own estimate; CLAUDE_CODE_BLOCKING_LIMIT_OVERRIDE is not set for it",
-            ),
-        ),
-        {"CLAUDE_CODE_BLOCKING_LIMIT_OVERRIDE": "1000000000"},
-    ],
-    ids=["as it is", "with the CLI's own limit lifted"],
-)
-def test_a_result_of_10_mb_is_for_the_api_to_judge(
-    cli: Path, tmp_path: Path, clean_module: Path, environ: dict[str, str]
-) -> None:
+def test_a_result_of_10_mb_is_for_the_api_to_judge(cli: Path, tmp_path: Path, clean_module: Path) -> None:
     """It arrives byte for byte, and is refused there, for there are more tokens in it than a model takes."""
     text = make_result(10_000_000)
     folder = tmp_path / "large"
     with temporary_folder_at(folder / "tmp"):
-        with closing(RealProxy(folder, cli, {"warm": 0, "environ": environ})) as proxy:
+        with closing(RealProxy(folder, cli, {"warm": 0})) as proxy:
             said, (call,) = call_look(proxy, "a")
             answer = proxy.say(*said, result(call, text), tools=[LOOK])
             assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")

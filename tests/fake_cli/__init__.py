@@ -86,9 +86,7 @@ def install(folder: Path, script: Script | Mapping[str, Any] | None = None) -> P
     log = folder / "claude.log"
     log.mkdir(exist_ok=True)
     _replace(folder / "claude.json", json.dumps(asdict(script) | {"log": str(log)}), 0o600)
-    command = shlex.join(
-        [sys.executable, "-I", "-S", str(SOURCE), "--fake-script", str(folder / "claude.json")]
-    )
+    command = shlex.join([sys.executable, "-I", "-S", str(SOURCE), "--fake-script", str(folder / "claude.json")])
     _replace(folder / "claude", f'#!/bin/sh\nexec {command} "$@"\n', 0o700)
     return folder / "claude"
 

@@ -479,9 +479,7 @@ class State:
         with self.changed:
             while len(self.inbox) > 1 and is_query(self.inbox[0]) and is_query(self.inbox[1]):
                 first, second = self.inbox.popleft(), self.inbox.popleft()
-                self.inbox.appendleft(
-                    {"type": "user", "message": {"content": blocks_of(first) + blocks_of(second)}}
-                )
+                self.inbox.appendleft({"type": "user", "message": {"content": blocks_of(first) + blocks_of(second)}})
 
 
 def is_query(message: Json) -> bool:
@@ -556,9 +554,7 @@ class Cli:
         directives = self.directives(text)
         if not all(is_sound(block) for block in blocks):
             directives.append(parse_directive("stall"))
-        results = [
-            block.get("content") for block in blocks if is_sound(block) and block["type"] == "tool_result"
-        ]
+        results = [block.get("content") for block in blocks if is_sound(block) and block["type"] == "tool_result"]
         Turn(
             self,
             directives,
@@ -569,9 +565,7 @@ class Cli:
 
     def directives(self, text: str = "") -> list[Directive]:
         """Those of the script for this process, for words in the text, and the text's own, in this order."""
-        written = list(self.script["directives"]) + list(
-            self.script["processes"].get(str(self.log.number), ())
-        )
+        written = list(self.script["directives"]) + list(self.script["processes"].get(str(self.log.number), ()))
         for word, more in self.script["texts"].items():
             written += more if word in text else ()
         written += [word.removeprefix("fake:") for word in text.split() if word.startswith("fake:")]
@@ -602,9 +596,7 @@ class Cli:
         """`system/init`."""
         key = self.account().get("apiKeySource", "none")
         tools = [*self.builtin_tools, *self.client_tools]
-        self.emit(
-            build_init(self.version, self.model, tools, self.servers, key, self.permission_mode), bytewise
-        )
+        self.emit(build_init(self.version, self.model, tools, self.servers, key, self.permission_mode), bytewise)
 
     def account(self) -> Json:
         """The login, as `initialize` tells it."""
@@ -629,9 +621,7 @@ class Cli:
             "total_cost_usd": sum(total["costUSD"] for total in totals.values()),
             "usage": build_usage(NO_USAGE),
             "modelUsage": totals,
-            "model_usage_since_last_result": {
-                name: build_model_usage(name, usage) for name, usage in used.items()
-            },
+            "model_usage_since_last_result": {name: build_model_usage(name, usage) for name, usage in used.items()},
             "permission_denials": [],
             **FAST_MODE,
             "subagent_stats": build_subagent_stats(),
@@ -780,9 +770,7 @@ class Reader(threading.Thread):
         Stage(cli, cli.directives(), self.initialized).happen("initialize")
         manifests = request.get("sdkMcpServerManifests") or {}
         cli.client_tools = {
-            tool["name"]: server
-            for server, one in manifests.items()
-            for tool in one["toolsListResult"]["tools"]
+            tool["name"]: server for server, one in manifests.items() for tool in one["toolsListResult"]["tools"]
         }
         cli.servers = [{"name": server, "status": "connected", "source": "sdk"} for server in manifests]
         if "jsonSchema" in request and "StructuredOutput" not in cli.builtin_tools:
@@ -949,9 +937,7 @@ class Turn(Stage):
         except Interrupted:
             result = self.abort()
         self.cli.state.tell(busy=False, interrupted=False)
-        used = (
-            {self.model: {name: sum(one[name] for one in self.used) for name in USAGE}} if self.used else {}
-        )
+        used = {self.model: {name: sum(one[name] for one in self.used) for name in USAGE}} if self.used else {}
         usage = build_usage(used.get(self.model, NO_USAGE) if result["subtype"] == "success" else NO_USAGE)
         result = {"usage": usage, "num_turns": 1 + self.user_lines} | result
         self.cli.finish(result, used, "bytewise" in self.shape)
@@ -1112,9 +1098,7 @@ class Turn(Stage):
                 content, is_error = parse_tool_answer(answers[tool_id])
             flag = {"is_error": is_error} if is_error or tool_id not in answers else {}
             self.user(build_tool_result(tool_id, content, **flag))
-            said.append(
-                content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
-            )
+            said.append(content if isinstance(content, str) else " ".join(part.get("text", "") for part in content))
         return said
 
     def call(self, name: str, arguments: str, tool_id: str) -> None:
@@ -1127,9 +1111,7 @@ class Turn(Stage):
         server = self.cli.client_tools.get(name)
         shown = name.replace("_", " ").title()
         meta = {"id": tool_id, "display_name": shown, "server_display_name": server, "tool_name": name}
-        self.end_block(
-            block | {"input": parsed}, **({"tool_use_meta": [meta]} if server and shown != name else {})
-        )
+        self.end_block(block | {"input": parsed}, **({"tool_use_meta": [meta]} if server and shown != name else {}))
         if server is None:
             return
         self.cli.calls += 1
@@ -1146,9 +1128,7 @@ class Turn(Stage):
 
     # One message of the Messages API, as `stream_event` and `assistant` lines.
 
-    def say(
-        self, deltas: list[str], stop: str, sequence: str | None = None, thinking: str | None = None
-    ) -> None:
+    def say(self, deltas: list[str], stop: str, sequence: str | None = None, thinking: str | None = None) -> None:
         """A whole message of text; `restart` lets it begin again."""
         while True:
             try:
@@ -1166,9 +1146,7 @@ class Turn(Stage):
         self.block, self.blocks = None, 0
         self.usage = USAGE | json.loads(self.shape.get("usage") or "{}")
         body = json.loads(self.cli.settings.get("env", {}).get("CLAUDE_CODE_EXTRA_BODY") or "{}")
-        display = (
-            {} if body.get("thinking", {}).get("type") == "disabled" else {"thinking_display": "updates"}
-        )
+        display = {} if body.get("thinking", {}).get("type") == "disabled" else {"thinking_display": "updates"}
         self.event({"type": "message_start", "message": self.body([])}, ttft_ms=1, **display)
         self.happen("message_start")
 
@@ -1180,9 +1158,7 @@ class Turn(Stage):
         self.emit({"type": "system", "subtype": "thinking_tokens", **tokens})
         self.delta({"type": "thinking_delta", "thinking": text}, **display)
         self.delta({"type": "signature_delta", "signature": "c2ln"})
-        self.end_block(
-            {"type": "thinking", "thinking": text, "signature": "c2ln"}, thinking_duration_ms=1, **display
-        )
+        self.end_block({"type": "thinking", "thinking": text, "signature": "c2ln"}, thinking_duration_ms=1, **display)
 
     def say_text(self, deltas: list[str]) -> None:
         """A text block."""
@@ -1365,9 +1341,7 @@ def main(argv: list[str]) -> NoReturn:
     signal.alarm(LIFETIME)
     streaming = option(argv, "--input-format", "") == "stream-json"
     # Before the log says that the process is there: whoever has read it may send signals.
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) if streaming else ()
-    )
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) if streaming else ())
     log = Log(script["log"], "stream" if streaming else "command")
     names = sorted(set(os.environ) - OWN_VARIABLES)
     values = {name: os.environ[name] for name in script["recorded_variables"] if name in os.environ}

@@ -25,6 +25,8 @@ def of(text: str) -> list[bytes]:
         ("ax", "bRcx", 0),
         ("ax", "ax", 0),
         ("a", "Rb", 0),
+        ("aRa", "aRaRa", 0),
+        ("aRaRa", "aRaRaRa", 0),
     ],
 )
 def test_what_the_next_request_dropped(before: str, now: str, dropped: int) -> None:

@@ -163,3 +163,13 @@ def test_a_closed_store_fails_quietly(tmp_path: Path) -> None:
     store.close()
     assert not store.write([(SESSION, ("a",))])
     assert store.read("SELECT 1") == []
+
+
+def test_what_was_erased_is_in_no_file(tmp_path: Path) -> None:
+    """Neither in the database nor in its write-ahead log."""
+    store = Store(tmp_path)
+    store.write([(SESSION, ("a",)), ("INSERT INTO history VALUES ('a', 1, ?)", (b"a secret of the user",))])
+    assert store.erase([("DELETE FROM sessions WHERE external_id = 'a'", ())])
+    assert [path.name for path in tmp_path.iterdir() if b"a secret" in path.read_bytes()] == []
+    assert store.read("SELECT count(*) FROM history") == [(0,)]
+    store.close()

@@ -66,9 +66,7 @@ def test_a_conversation_that_grows_reads_what_it_had() -> None:
     """The breakpoint moves on, a string becomes a block, and the old prefix is still found."""
     cache = PromptCache()
     account(cache, user(text("x" * 40, **MARK)), system=[text("s" * 8, **HOUR)])
-    grown = account(
-        cache, "x" * 40, assistant("a" * 4), user(text("z" * 8, **MARK)), system=[text("s" * 8, **HOUR)]
-    )
+    grown = account(cache, "x" * 40, assistant("a" * 4), user(text("z" * 8, **MARK)), system=[text("s" * 8, **HOUR)])
     assert grown == InputUsage(read=12, written_5m=3, written_1h=0, plain=0)
 
 

@@ -135,9 +135,7 @@ ACCEPTED: list[dict[str, Any]] = [
     body(max_tokens=128_000, temperature=0),
     body(temperature=1, thinking=THINKING),
     body(top_p=0.95, thinking=THINKING),
-    body(
-        thinking=THINKING, context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
-    ),
+    body(thinking=THINKING, context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     body(thinking={"type": "disabled"}, context_management={"edits": []}, temperature=0.2),
     body(thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2000),
     body(model="claude-fable-5-2", thinking=THINKING),
@@ -166,9 +164,7 @@ ACCEPTED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("refused", "words"), REFUSED, ids=[f"{n}-{row[1][:30]}" for n, row in enumerate(REFUSED)]
-)
+@pytest.mark.parametrize(("refused", "words"), REFUSED, ids=[f"{n}-{row[1][:30]}" for n, row in enumerate(REFUSED)])
 def test_what_the_api_refuses_is_refused(refused: dict[str, Any], words: str) -> None:
     """Each row breaks one rule and is told so with status 400."""
     with pytest.raises(ApiError) as caught:
@@ -218,9 +214,7 @@ def test_model_ids_are_known_by_their_shape(name: str, known: bool) -> None:
         assert (caught.value.status, caught.value.message) == (404, f"model: {name}")
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"{", b"[]", b"\xff", b'{"a": "\\ud800"}', b'{"a": NaN}', b"[" * 100_000]
-)
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b'{"a": "\\ud800"}', b'{"a": NaN}', b"[" * 100_000])
 def test_a_body_that_is_no_json_object_is_refused(raw: bytes) -> None:
     """Broken JSON of all kinds is a 400, not a crash."""
     with pytest.raises(ApiError) as caught:

@@ -1,0 +1,283 @@
+"""Real processes: how a child is started, read and ended, what a killed proxy left behind, where the CLI is found."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_proxy.claude import child as child_module
+from claude_proxy.claude import launcher, locate, processes
+from claude_proxy.claude.child import Child
+from claude_proxy.claude.launcher import clear_leftovers
+from claude_proxy.errors import ChildDied, CliUnavailable
+from tests.fake_cli import Script, install
+from tests.harness import is_alive, wait_until
+
+GRACE = 0.5
+ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush()"
+DEAF = "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
+LEAVES = (
+    "import subprocess,sys\n"
+    "held = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+    "print(held.pid, flush=True)\n"
+    "sys.stdin.readline()"
+)
+
+Make = Callable[..., Child]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Start a Python program as a child."""
+    with ExitStack() as stack:
+
+        def start(program: str) -> Child:
+            argv = [sys.executable, "-I", "-S", "-c", program]
+            child = Child(argv, dict(os.environ), tmp_path, tmp_path / "child")
+            stack.callback(child.close, GRACE, urgent=True)
+            return child
+
+        yield start
+
+
+@pytest.fixture(params=["linux", "macOS"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """This system, and one that knows neither pidfd nor a parent-death signal."""
+    if request.param == "macOS":
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    return str(request.param)
+
+
+def test_lines_go_in_and_come_out(make: Make, system: str) -> None:
+    """One at a time; without one in time there is none."""
+    child = make(ECHO)
+    assert child.receive(0.01) is None and not child.has_output()
+    child.send(b"a\nb\n")
+    assert [child.receive(), child.receive(5.0)] == [b"a", b"b"]
+    assert child.returncode is None
+
+
+def test_an_idle_child_ends_with_its_input_and_leaves_no_folder(make: Make, system: str) -> None:
+    """Clearing up twice is no error."""
+    child = make(ECHO)
+    child.close(5.0)
+    assert child.returncode == 0 and not child.folder.exists()
+    child.close(GRACE)
+    child.terminate()
+    child.kill()
+    with pytest.raises(ChildDied):
+        child.send(b"x\n")
+
+
+def test_a_child_that_ignores_everything_is_killed(make: Make) -> None:
+    """After its grace."""
+    child = make(DEAF)
+    assert child.receive() == b"ready"
+    child.close(GRACE)
+    assert child.returncode == -signal.SIGKILL and not is_alive(child.pid)
+
+
+def test_what_a_killed_child_had_started_is_killed_too(make: Make) -> None:
+    """Also in a session of its own."""
+    child = make(LEAVES)
+    line = child.receive()
+    assert line is not None
+    assert processes.descendants(child.pid) == (int(line),)
+    child.kill()
+    wait_until(lambda: not is_alive(int(line)) and child.has_exited(), "the whole family gone")
+
+
+def test_the_end_of_a_child_is_seen_although_another_holds_its_stdout(make: Make, system: str) -> None:
+    """By the process, not by the pipe."""
+    child = make(LEAVES)
+    line = child.receive()
+    assert line is not None
+    try:
+        child.send(b"go\n")
+        with pytest.raises(ChildDied, match=r"ended \(0\)") as raised:
+            child.receive(10.0)
+        assert raised.value.returncode == 0
+    finally:
+        os.kill(int(line), signal.SIGKILL)
+
+
+def test_the_end_of_stderr_is_kept_for_the_log(make: Make) -> None:
+    """And gone with the child's folder."""
+    child = make("import sys\nsys.stderr.write('x' * 5000 + 'the end')")
+    with pytest.raises(ChildDied):
+        child.receive()
+    assert child.stderr_tail().endswith("xthe end") and len(child.stderr_tail()) == child_module.STDERR_TAIL_BYTES
+    child.reap()
+    assert child.stderr_tail() == ""
+
+
+def test_a_program_that_cannot_be_started_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the system's kind."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(OSError):
+        Child(["/nowhere/claude"], {}, tmp_path, tmp_path / "child")
+
+
+# What a killed proxy left behind.
+
+
+@pytest.fixture
+def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that somebody forgot."""
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def left_by(folder: Path, owner: str, birth: str | None, *pids: str) -> Path:
+    """The folder of a run, with the pids of its children."""
+    folder = folder / f"claude-proxy-{owner}-x"
+    folder.mkdir()
+    (folder / "pids").write_text("".join(f"{line}\n" for line in pids))
+    if birth is not None:
+        (folder / "owner").write_text(birth)
+    return folder
+
+
+def dead_pid() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_a_dead_proxys_children_and_folder_go(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
+    """Its number may be another process's by now; a folder of an older kind goes when its owner is gone."""
+    line = f"{sleeper.pid} {processes.started_at(sleeper.pid)}"
+    reused = left_by(tmp_path, str(os.getpid()), "another birth", line)
+    older = left_by(tmp_path, str(dead_pid()), None)
+    assert clear_leftovers(tmp_path) == 1
+    wait_until(lambda: sleeper.poll() is not None, "the forgotten child gone")
+    assert not reused.exists() and not older.exists()
+
+
+@pytest.mark.parametrize("line", ["nonsense", "", "PID", "PID another-birth"])
+def test_only_the_very_processes_that_were_recorded_are_ended(
+    tmp_path: Path, sleeper: "subprocess.Popen[bytes]", line: str
+) -> None:
+    """A number alone proves nothing."""
+    folder = left_by(tmp_path, str(dead_pid()), "birth", line.replace("PID", str(sleeper.pid)))
+    assert clear_leftovers(tmp_path) == 0
+    assert sleeper.poll() is None and not folder.exists()
+
+
+def test_what_others_own_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that runs, a name that is not ours, another user."""
+    birth = processes.started_at(os.getpid())
+    folders = [left_by(tmp_path, str(os.getpid()), birth), left_by(tmp_path, "nobody", None)]
+    assert clear_leftovers(tmp_path) == 0 and all(folder.exists() for folder in folders)
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    left_by(tmp_path, str(dead_pid()), "birth")
+    assert clear_leftovers(tmp_path) == 0 and len(list(tmp_path.iterdir())) == 3
+
+
+# Without /proc, as on macOS.
+
+
+@pytest.fixture
+def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No /proc to read."""
+    monkeypatch.setattr(processes, "Path", lambda *parts: Path("/nowhere", *(str(part).lstrip("/") for part in parts)))
+
+
+def test_processes_are_known_without_proc(
+    no_proc: None, sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From `ps`."""
+    birth = processes.started_at(sleeper.pid)
+    assert birth and processes.started_at(sleeper.pid) == birth
+    assert sleeper.pid in processes.descendants(os.getpid())
+    assert processes.note((sleeper.pid, dead_pid())) == {sleeper.pid: birth}
+    assert processes.available_memory() is None
+    monkeypatch.setenv("PATH", "")
+    assert processes.started_at(sleeper.pid) is None and processes.descendants(os.getpid()) == ()
+
+
+def test_a_signal_to_nobody_is_no_error() -> None:
+    """It has gone by itself."""
+    gone = dead_pid()
+    processes.send_signal(gone, signal.SIGTERM)
+    processes.send_group_signal(gone, signal.SIGTERM)
+    processes.kill_family(gone, {gone: "birth"})
+    assert processes.started_at(gone) is None and processes.descendants(gone) == ()
+
+
+# Where the CLI is found.
+
+
+def test_the_cli_is_found_on_the_path_and_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order; the version is read once."""
+    monkeypatch.setattr(locate, "bundled_cli", lambda: None)
+    environ = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path / 'bin'}:/bin:/usr/bin"}
+    at_home = install(tmp_path / "home" / ".local" / "bin", Script(version="2.1.400"))
+    assert locate.find("", environ) == locate.Installation(at_home, "2.1.400")
+    on_path = install(tmp_path / "bin", Script(version="2.1.500"))
+    assert locate.find("", environ).path == on_path
+    assert locate.find(str(at_home), environ).path == at_home
+    assert locate.command_of(on_path, environ) == "claude" and str(at_home) in locate.command_of(at_home, environ)
+
+
+def test_the_wheels_cli_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its update is pip's."""
+    folder = tmp_path / "claude_agent_sdk" / "_bundled"
+    bundled = install(folder, Script(version="1.0.0"))
+    monkeypatch.setattr(locate, "bundled_cli", lambda: bundled)
+    monkeypatch.setattr(locate, "_is_executable", lambda path: path == bundled)
+    with pytest.raises(CliUnavailable, match="pip install --upgrade claude-agent-sdk"):
+        locate.find("", {"HOME": str(tmp_path), "PATH": ""})
+
+
+def test_a_machine_without_a_cli_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without a home, with and without the wheel."""
+    monkeypatch.setattr(locate, "_is_executable", lambda path: False)
+    for environ in ({"PATH": "/nowhere"}, {"HOME": "/nowhere", "PATH": "/nowhere"}):
+        with pytest.raises(CliUnavailable, match="Run: "):
+            locate.find("", environ)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert locate.bundled_cli() is None
+    with pytest.raises(CliUnavailable, match="Run: "):
+        locate.find("", {"PATH": "/nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("script", "logged_in"),
+    [("echo '{\"loggedIn\": true}'", True), ("echo '{\"loggedIn\": false}'; exit 1", False), ("echo nonsense", None)],
+)
+def test_a_login_is_what_the_cli_says(tmp_path: Path, script: str, logged_in: bool | None) -> None:
+    """Unknown where it says nothing that can be read."""
+    path = tmp_path / "claude"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    assert locate.read_login(path, {"PATH": "/bin:/usr/bin"}).logged_in is logged_in
+
+
+def test_a_cli_that_hangs_is_no_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version is waited for only so long; its login is then unknown."""
+    monkeypatch.setattr(locate, "ASK_TIMEOUT", 0.05)
+    path = tmp_path / "claude"
+    path.write_text("#!/bin/sh\nexec sleep 60\n")
+    path.chmod(0o755)
+    environ = {"PATH": "/bin:/usr/bin"}
+    with pytest.raises(CliUnavailable, match="TimeoutExpired"):
+        locate.find(str(path), environ)
+    assert locate.read_login(path, environ).logged_in is None
+
+
+def test_a_launcher_that_never_started_anything_has_nothing_to_clear(tmp_path: Path) -> None:
+    """And knows no CLI."""
+    idle: Any = launcher.Launcher("", {}, tmp_path)
+    idle.close()
+    assert idle.known() is None and idle.login_advice().startswith("claude auth login")
