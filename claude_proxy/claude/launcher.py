@@ -48,9 +48,10 @@ REMOVED_VARIABLES = frozenset(
 )
 KEY_VARIABLES = frozenset(("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"))
 
-# DISABLE_AUTO_COMPACT: the history is the client's. BLOCKING_LIMIT: the API says what is too long, by its own count. MAX_RETRIES: the CLI would otherwise try for minutes. Without
-# the two DISABLE_…: a broken stream is asked for again as one piece, a refusal is argued with, both unseen. The others:
-# the client's functions keep their names, are all offered at once, and their results arrive uncut.
+# DISABLE_AUTO_COMPACT: the history is the client's. BLOCKING_LIMIT: the API says what is too long, by its own count.
+# MAX_RETRIES: the CLI would otherwise try for minutes. Without the two DISABLE_…: a broken stream is asked for again as
+# one piece, a refusal is argued with, both unseen. The others: the client's functions keep their names, are all offered
+# at once, and their results arrive uncut.
 ADDED_VARIABLES = {
     "DISABLE_AUTO_COMPACT": "1",
     "DISABLE_AUTOUPDATER": "1",
