@@ -655,6 +655,10 @@ class Program:
             {"Content-Type": "application/json"},
         )
 
+    def health(self) -> dict[str, Any]:
+        """What `/health` says."""
+        return Exchange(self.port, "GET", "/health", None, {}).answer().json
+
     def wait_for_line(self, words: str) -> None:
         """Until stderr has said this."""
         assert self.process.stderr
@@ -708,16 +712,15 @@ def test_a_signal_lets_running_turns_end_and_takes_no_new_ones(
     run: Callable[..., Program], tmp_path: Path, number: signal.Signals
 ) -> None:
     """The stream ends as it should, the exit status is 0, and no process or folder stays."""
-    program = run("words=30", "delay=0.05")
-    exchange = program.send(chat("go", stream=True))
-    records = exchange.records()
-    next(records)
-    program.process.send_signal(number)
-    program.wait_for_line("Ending")
-    refused = program.send(chat("late")).answer()
-    assert (refused.status, refused.error["code"]) == (503, "shutting_down")
-    assert list(records)[-1] == "data: [DONE]"
-    exchange.close()
+    program = run("words=40", "delay=0.05")
+    with closing(program.send(chat("go", stream=True))) as exchange:
+        records = exchange.records()
+        next(records)
+        program.process.send_signal(number)
+        wait_until(lambda: program.health()["status"] == "draining", "the proxy draining")
+        refused = program.send(chat("late")).answer()
+        assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+        assert list(records)[-1] == "data: [DONE]"
     assert program.end() == 0
     assert children_of(tmp_path) == [] and os.listdir(program.temporary) == []
 

@@ -122,6 +122,7 @@ class Program:
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lines: list[str] = []
+        self._exchanges: list[Exchange] = []
         self._changed = threading.Condition()  # guards: lines, _ended
         self._ended = False
         environment = {**make_environ(folder), "PYTHONPATH": _source(), "PYTHONUNBUFFERED": "1", **(environ or {})}
@@ -154,7 +155,8 @@ class Program:
     def send(self, body: Any, *, path: str = CHAT, method: str = "POST", headers: Mapping[str, str] = {}) -> Exchange:
         """A request, sent."""
         data = None if body is None else json.dumps(body).encode()
-        return Exchange(self.port, method, path, data, {**JSON_TYPE, **headers})
+        self._exchanges.append(Exchange(self.port, method, path, data, {**JSON_TYPE, **headers}))
+        return self._exchanges[-1]
 
     def say(self, *messages: Any, headers: Mapping[str, str] = {}, **fields: Any) -> Answer:
         """A whole answer."""
@@ -197,7 +199,9 @@ class Program:
         wait_until(lambda: not self.children(), "no process left", PATIENCE)
 
     def close(self) -> None:
-        """End whatever still runs, by pid."""
+        """End whatever still runs, by pid, and what was asked of it."""
+        for exchange in self._exchanges:
+            exchange.close()
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in [*self.children(), psutil.Process(self.pid)]:
                 with contextlib.suppress(psutil.NoSuchProcess):

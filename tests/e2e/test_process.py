@@ -24,7 +24,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's parent
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
-def begin_turn(program: Program, text: str = "demo:words=20 demo:delay=100") -> tuple[Exchange, list[str]]:
+def begin_turn(program: Program, text: str = "demo:words=40 demo:delay=100") -> tuple[Exchange, list[str]]:
     """A stream whose first words have come."""
     exchange = program.begin(text)
     seen: list[str] = []
@@ -55,12 +55,12 @@ def test_a_signal_lets_the_running_turn_end(run: Run, number: int) -> None:
     program = run("--demo")
     exchange, seen = begin_turn(program)
     program.signal(number)
-    program.wait_for_line(re.compile("Ending"))
+    wait_until(lambda: program.health()["status"] == "draining", "it drains", PATIENCE)
     refused = program.say("one more")
     assert (refused.status, refused.error["code"]) == (503, "shutting_down")
     seen += list(exchange.records())
     exchange.close()
-    assert "word20" in "".join(seen) and seen[-1] == "data: [DONE]"
+    assert "word40" in "".join(seen) and seen[-1] == "data: [DONE]"
     assert program.wait() == 0
     program.wait_until_alone()
     assert program.run_folders() == []
