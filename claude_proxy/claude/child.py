@@ -108,6 +108,15 @@ class Child:
                 self._noted.update(processes.note(processes.descendants(self.pid)))
                 processes.send_signal(self.pid, signal.SIGTERM)
 
+    def stop_now(self) -> None:
+        """SIGKILL to the child alone, as the first thing: whatever it is about to ask the API for is too much.
+
+        Only for a child without commands of its own, which is what every chat child is.
+        """
+        with self._ending:
+            if not self._reaped:
+                processes.send_signal(self.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """SIGKILL to the child, its group, and every descendant known now or noted before."""
         with self._ending:

@@ -231,6 +231,10 @@ class Dialogue:
         """Stop it at once, turn or no turn; may be called by anyone."""
         self.child.terminate()
 
+    def stop_now(self) -> None:
+        """End it this instant; only its owner may, and only to retire it."""
+        self.child.stop_now()
+
     def _send(self, line: bytes) -> None:
         self.child.send(line)
 

@@ -57,4 +57,7 @@ def answer_turn(
     else:
         dialogue.ask(messages[-1])
     while not translator.done:
-        yield from translator.feed(dialogue.receive(alive))
+        events = translator.feed(dialogue.receive(alive))
+        if translator.cut:
+            dialogue.stop_now()  # before anything else: the CLI is about to ask the API to go on
+        yield from events

@@ -296,3 +296,13 @@ def test_the_tokens_are_counted_as_openai_does(proxy: RealProxy) -> None:
     assert usage["prompt_tokens_details"]["cached_tokens"] >= first.json["usage"]["prompt_tokens"]
     assert usage["prompt_tokens"] > usage["prompt_tokens_details"]["cached_tokens"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_an_answer_that_is_cut_at_its_length_is_not_paid_for_twice(proxy: RealProxy) -> None:
+    """The CLI would ask the API to go on, by itself; it is ended first, nearly always."""
+    turns = 10
+    for number in range(turns):
+        assert proxy.say(f"demo:words=50 number {number}", max_tokens=3).text == "word1 word2 word3 "
+    proxy.wait_until_idle()
+    sent = [request for request in proxy.api.requests if request.path.startswith("/v1/messages")]
+    assert len(sent) <= turns + 3
