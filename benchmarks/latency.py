@@ -23,6 +23,7 @@ from .running import CliAlone, Proxy, Times
 
 REPEATS = 20
 WORDS, DELAY_MS = 400, 10
+SPARE_AGE = 2.0
 TOOL = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -60,6 +61,7 @@ def first_turns(cli: CliAlone) -> None:
     prepared = []
     for _ in range(REPEATS):
         with cli.running() as conversation:
+            time.sleep(SPARE_AGE)  # a process that has just been busy answers sooner than one that waited
             prepared.append(conversation.ask("hello").first)
     with Proxy() as proxy:
         other, same, replayed = [], [], []

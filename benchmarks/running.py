@@ -51,7 +51,7 @@ class CliAlone:
 
     def ask_once(self, prompt: str) -> Times:
         """`claude -p` started for this one prompt, which other proxies do for every request."""
-        flags = [flag for flag in CHAT_FLAGS if flag != "-p"]
+        flags = [flag for flag in (*CHAT_FLAGS, "--no-session-persistence") if flag != "-p"]
         skip = flags.index("--input-format")
         del flags[skip : skip + 2]
         started = time.perf_counter()
@@ -72,7 +72,7 @@ class CliAlone:
     def running(self, tools: dict[str, Any] | None = None) -> Iterator["Conversation"]:
         """A process that was started and initialised before it is asked."""
         process = subprocess.Popen(
-            [str(self.path), *CHAT_FLAGS, "--model", "sonnet"],
+            [str(self.path), *CHAT_FLAGS, "--no-session-persistence", "--model", "sonnet"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self.environ,
