@@ -21,6 +21,8 @@ from claude_proxy.claude.locate import find
 
 STREAM_FLAGS = ("--output-format", "stream-json", "--verbose", "--include-partial-messages")
 START_TIMEOUT = 60.0
+# A process that has just booted answers later than one that waited; both sides of a ratio wait as long.
+SPARE_AGE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ class Proxy:
             if time.monotonic() > deadline:
                 raise RuntimeError("the spares did not come")
             time.sleep(0.05)
-        time.sleep(1.0)
+        time.sleep(SPARE_AGE)
 
 
 def _first_word(stream: Any, started: float) -> float:
