@@ -207,7 +207,7 @@ class _Waiter:
 
     def wait(self, timeout: float | None) -> bool:
         """True when a read will not block; None waits for ever."""
-        if self._poll is None:  # pragma: no cover - Windows
+        if self._poll is None:  # pragma: no cover - Windows: as above, the read itself waits
             return True
         if self._pidfd >= 0 or timeout == 0:
             return bool(self._poll.poll(None if timeout is None else timeout * 1000)) or self._has_exited()
