@@ -57,6 +57,7 @@ class _Attempts:
     replaced: bool = False
     logged_in_again: bool = False
     fresh: bool = False
+    newborn: bool = False
     before: Refusals = Refusals()
     remedies: list[Refusals] | None = None
 
@@ -163,6 +164,7 @@ class Engine:
                 isinstance(error, ChildDied) or turn.report.how == "resumed"  # a session that the CLI does not know
             ):
                 attempts.replaced = attempts.fresh = True
+                attempts.newborn = isinstance(error, ChildDied)
                 return True
             case NotAuthenticated():
                 if attempts.logged_in_again or self.check_login() is False:
@@ -282,7 +284,7 @@ class Engine:
             dialogue.holds = chain[session.known]
             return dialogue, session.known
         turn.report.how = "replayed" if session is not None and session.known else "new"
-        return self.fleet.lease(profile), 0
+        return self.fleet.lease(profile, newborn=attempts.newborn), 0
 
     def _hand_over(self, turn: Turn, event: Event) -> None:
         if isinstance(event, MessageStart):

@@ -102,10 +102,13 @@ class Fleet:
         self.closing = False
         self.wake: Callable[[], None] = lambda: None
 
-    def lease(self, profile: Profile, resume: Point | None = None, timeout: float = START_TIMEOUT) -> Dialogue:
+    def lease(
+        self, profile: Profile, resume: Point | None = None, *, newborn: bool = False, timeout: float = START_TIMEOUT
+    ) -> Dialogue:
         """A child that holds no conversation and fits `profile`: prepared, blank, or new.
 
         resume: a new one that has loaded this session of the CLI's; it dies at once when the CLI does not know it.
+        newborn: no spare, whatever they look like: one that was killed just now may not look dead yet.
         Raises CliUnavailable when none can be started, ShuttingDown.
         """
         order = Order(profile.model, resume)
@@ -113,7 +116,7 @@ class Fleet:
             self._refuse_when_closing()
             self.last_profile = profile
             self.last_lease = self._clock()
-            child = self._take_spare(profile) if resume is None else None
+            child = self._take_spare(profile) if resume is None and not newborn else None
             if child is None:
                 self.orders.append(order)
             else:

@@ -987,8 +987,9 @@ def test_neither_prompts_nor_answers_are_logged(start: Start, caplog: pytest.Log
     caplog.set_level("INFO")
     proxy = start()
     proxy.ask("a secret prompt")
+    line = r"req_[0-9a-f]{32} chat claude-sonnet-5-5 new 200"
+    wait_until(lambda: len(re.findall(line, caplog.text)) == 1, "the line, which is written once the answer is sent")
     assert "secret" not in caplog.text and "upstream" not in caplog.text
-    assert len(re.findall(r"req_[0-9a-f]{32} chat claude-sonnet-5-5 new 200", caplog.text)) == 1
 
 
 def test_debug_logs_bodies(start: Start, caplog: pytest.LogCaptureFixture) -> None:
