@@ -6,8 +6,9 @@ A value that does not fit, an unknown flag, an unknown `CLAUDE_PROXY_*` name or 
 """
 
 import argparse
-import ipaddress
+import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -15,9 +16,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .addresses import is_address, is_loopback, is_web_address, name_server
+from .values import CONVERTERS, WORDS
 
 PREFIX = "CLAUDE_PROXY_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+MODES = ("chat", "agent")
+PERMISSION_MODES = ("default", "ask", "acceptEdits", "plan", "bypass")
+PROGRESS = ("none", "reasoning", "content")
+
+# What the CLI would use instead of its own login, if it saw it.
+KEY_VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 
 # Names that other proxies of this kind use: variable -> (setting, parser of its text).
 FAMILY_VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
@@ -25,6 +34,8 @@ FAMILY_VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "HOST": ("host", str),
     "CLAUDE_MODEL": ("model", str),
     "PROXY_API_KEY": ("api_key", str),
+    "TELEGRAM_BOT_TOKEN": ("telegram_bot_token", str),
+    "TELEGRAM_NOTIFY_ID": ("telegram_notify_id", str),
     "CLAUDE_PROXY_TIMEOUT_MS": ("request_timeout", lambda text: str(float(text) / 1000)),
     "DEBUG": ("log_requests", lambda text: "off" if text.lower() in ("0", "false", "no", "off") else "on"),
 }
@@ -60,6 +71,7 @@ class Config:
     claude: str = setting("", "the Claude Code CLI; found by itself when not given", metavar="PATH")
     model: str = setting("sonnet", "model for requests whose own is unknown", short="-m")
     unknown_model: str = setting("substitute", "what an unknown model name gets", choices=("substitute", "error"))
+    fallback_model: str = setting("", "model that answers while the plan refuses the one that was asked for")
     max_concurrent: int = setting(5, "turns that run at once")
     max_queue: int = setting(10, "turns that may wait; beyond that 429")
     warm: int = setting(1, "children started ahead of need")
@@ -71,6 +83,7 @@ class Config:
     request_timeout: float = setting(1800.0, "limit for one request, queue included; 0 = none", metavar="SECONDS")
     heartbeat_interval: float = setting(15.0, "signs of life on a quiet stream", metavar="SECONDS")
     client_timeout: float = setting(60.0, "a client that reads nothing for so long loses its turn", metavar="SECONDS")
+    permission_timeout: float = setting(300.0, "a tool that nobody allows for so long is denied", metavar="SECONDS")
     shutdown_timeout: float = setting(30.0, "time for running turns to end at shutdown", metavar="SECONDS")
     use_api_key: bool = setting(False, "let the CLI see ANTHROPIC_API_KEY (use is then billed per token)")
     demo: bool = setting(False, "the real CLI against an echoing API inside the proxy: no login, no network")
@@ -79,8 +92,34 @@ class Config:
     max_body_bytes: int = setting(32 * 1024 * 1024, "largest request body")
     state_dir: str = setting("", "where the proxy keeps its state", metavar="FOLDER")
     session_ttl: float = setting(259200.0, "sessions unused for so long are forgotten", metavar="SECONDS")
+    agent: bool = setting(False, "allow agent mode: the CLI's own tools run on this machine")
+    mode: str = setting("chat", "mode of requests that do not say; agent switches --agent on", choices=MODES)
+    allowed_tools: tuple[str, ...] = setting(
+        (), "agent: tools that need no permission (default: the usual ones; with --permission-mode ask: none)"
+    )
+    permission_mode: str = setting("default", "agent: what happens to other tools", choices=PERMISSION_MODES)
+    workdir: str = setting("", "agent: where its tools work; the folder of the start when not given", metavar="FOLDER")
+    add_dir: tuple[str, ...] = setting((), "agent: a folder more that its tools may use; repeatable", metavar="FOLDER")
+    mcp_config: tuple[str, ...] = setting((), "agent: a file of MCP servers; repeatable", metavar="FILE")
+    max_turns: int = setting(0, "agent: model calls of one request; 0 = no limit")
+    max_budget_usd: float = setting(0.0, "agent: the CLI's estimate of a request's cost; 0 = no limit", metavar="USD")
+    user_settings: bool = setting(False, "agent: the user's own settings, CLAUDE.md, skills and MCP servers apply")
+    progress: str = setting("reasoning", "agent: how the client sees its tools", choices=PROGRESS)
+    tool_timeout: float = setting(3600.0, "agent: a tool that runs for so long is killed", metavar="SECONDS")
     persist: bool = setting(False, "let the CLI keep its sessions on disk, and resume them")
     no_store: bool = setting(False, "keep nothing on disk beyond the run, and no text for any client")
+    telegram_bot_token: str = setting(
+        "", "bot that tells of progress; as a flag others can see it, so set the variable", metavar="TOKEN", secret=True
+    )
+    telegram_notify_id: str = setting("", "chat that the bot writes to", metavar="CHAT")
+    telegram_api_base: str = setting("https://api.telegram.org", "server of the Telegram Bot API", metavar="URL")
+    webhook: str = setting("", "every notice of progress is posted there", metavar="URL", secret=True)
+    webhook_secret: str = setting(
+        "",
+        "key that signs what is posted; as a flag others can see it, so set the variable",
+        metavar="KEY",
+        secret=True,
+    )
     strict: bool = setting(False, "answer 400 where a parameter cannot be honoured, instead of naming it")
     log_requests: bool = setting(False, "a line for each request at its start too, without bodies")
     debug: bool = setting(False, "log bodies and what the children say: holds prompts and answers", short="-d")
@@ -92,9 +131,39 @@ class Config:
     def notes(self) -> list[str]:
         """What a person should know of how the settings were read, a line each."""
         host = self.environ.get("HOST", "")
-        if host and not _is_address(host):
-            return [f"The variable HOST ({host}) is no address to bind to, and is ignored."]
-        return []
+        token, chat = self.telegram_bot_token, self.telegram_notify_id
+        idle = [] if self.has_agent else [flag_name(item) for item in AGENT_SETTINGS if self._is_changed(item)]
+        unused = "" if self.use_api_key or self.demo else next(filter(self.environ.get, KEY_VARIABLES), "")
+        lines = (
+            (unused, f"{unused} is set, but kept from the CLI; with --use-api-key it is used, and billed per token."),
+            (host and not is_address(host), f"The variable HOST ({host}) is no address to bind to, and is ignored."),
+            (token and chat, f"Progress is told to the Telegram chat {chat}."),
+            (chat and not token, "Nothing is told to Telegram: TELEGRAM_NOTIFY_ID is set, TELEGRAM_BOT_TOKEN is not."),
+            (token and not chat, "Nothing is told to Telegram: TELEGRAM_BOT_TOKEN is set, TELEGRAM_NOTIFY_ID is not."),
+            (self.has_agent, f"Agent mode: tools of the CLI work in {self.work_folder}, {self._permissions}."),
+            (bool(idle), f"Without --agent {', '.join(idle)} has no effect."),
+            (self.webhook, f"Progress is posted to a webhook at {name_server(self.webhook)}."),
+        )
+        return [line for applies, line in lines if applies]
+
+    @property
+    def _permissions(self) -> str:
+        return {"ask": "each one asks first", "bypass": "without any check"}.get(
+            self.permission_mode, f"with --permission-mode {self.permission_mode}"
+        )
+
+    def _is_changed(self, item: Field[Any]) -> bool:
+        return bool(getattr(self, item.name) != item.default)
+
+    @property
+    def has_agent(self) -> bool:
+        """True where requests may be served in agent mode."""
+        return self.agent or self.mode == "agent"
+
+    @property
+    def work_folder(self) -> Path:
+        """Where the tools of agent mode work."""
+        return Path(self.workdir).expanduser().absolute()
 
     @property
     def state_folder(self) -> Path:
@@ -106,6 +175,7 @@ class Config:
 
 
 SETTINGS: tuple[Field[Any], ...] = tuple(item for item in fields(Config) if item.metadata)
+AGENT_SETTINGS = tuple(item for item in SETTINGS if item.metadata["help"].startswith("agent: "))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,16 +223,6 @@ def home(environ: Mapping[str, str]) -> Path:
     return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
 
 
-def is_loopback(host: str) -> bool:
-    """True for `localhost` and for addresses in 127.0.0.0/8 and ::1."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _add_flag(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
     names = [name for name in (item.metadata["short"], flag_name(item)) if name]
     shown = item.metadata["help"]
@@ -199,7 +259,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, (target, parse) in FAMILY_VARIABLES.items():
         text = environ.get(name, "")
-        if text and not (name == "HOST" and not _is_address(text)):
+        if text and not (name == "HOST" and not is_address(text)):
             values[target] = _convert(by_name[target], _parse_family(name, parse, text), name)
     for name, item in by_variable.items():
         if name in environ:
@@ -240,86 +300,16 @@ def file_path(environ: Mapping[str, str]) -> Path:
 
 def _convert(item: Field[Any], value: Any, name: str) -> Any:
     try:
-        converted = _CONVERTERS[type(item.default)](value)
+        converted = CONVERTERS[type(item.default)](value)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name}: {value!r} is not {_WORDS[type(item.default)]}") from error
+        shown = repr(value) if item.repr else "the value"
+        raise ConfigError(f"{name}: {shown} is not {WORDS[type(item.default)]}") from error
     choices = item.metadata["choices"]
     if choices and converted not in choices:
         raise ConfigError(f"{name}: {converted!r} is none of {', '.join(choices)}")
     if isinstance(converted, (int, float)) and converted < 0:
         raise ConfigError(f"{name}: {value!r} is negative")
     return converted
-
-
-def _to_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    words = {
-        "1": True,
-        "true": True,
-        "yes": True,
-        "on": True,
-        "0": False,
-        "false": False,
-        "no": False,
-        "off": False,
-    }
-    if str(value).lower() not in words:
-        raise ValueError(value)
-    return words[str(value).lower()]
-
-
-def _to_tuple(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else list(value)
-    return tuple(str(part).strip() for part in parts if str(part).strip())
-
-
-def _to_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(value)
-    return value
-
-
-def _to_int(value: Any) -> int:
-    if isinstance(value, (bool, float)):
-        raise ValueError(value)
-    return int(value)
-
-
-def _to_float(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or number != number or number in (float("inf"), float("-inf")):
-        raise ValueError(value)
-    return number
-
-
-_CONVERTERS: dict[type, Callable[[Any], Any]] = {
-    bool: _to_bool,
-    int: _to_int,
-    float: _to_float,
-    str: _to_text,
-    tuple: _to_tuple,
-}
-
-
-_WORDS: dict[type, str] = {
-    bool: "on or off",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    tuple: "a list of texts",
-}
-
-
-def _is_address(text: str) -> bool:
-    """Some shells export the machine's name as HOST; only an address or `localhost` is meant for us."""
-    if text.lower() == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _check(config: Config) -> None:
@@ -331,7 +321,12 @@ def _check(config: Config) -> None:
         (config.heartbeat_interval > 0, "--heartbeat-interval must be greater than 0"),
         (config.inactivity_timeout > 0, "--inactivity-timeout must be greater than 0"),
         (config.client_timeout > 0, "--client-timeout must be greater than 0"),
+        (config.permission_timeout > 0, "--permission-timeout must be greater than 0"),
         (bool(config.model.strip()), "--model is empty"),
+        (not config.webhook or is_web_address(config.webhook), "--webhook is no http or https URL"),
+        (is_web_address(config.telegram_api_base), "--telegram-api-base is no http or https URL"),
+        (not re.search("[^A-Za-z0-9:_-]", config.telegram_bot_token), "--telegram-bot-token is no token of a bot"),
+        (config.tool_timeout > 0, "--tool-timeout must be greater than 0"),
         ("*" not in config.cors_origin or bool(config.api_key), "--cors-origin '*' needs --api-key"),
     )
     for holds, message in rules:
@@ -341,6 +336,31 @@ def _check(config: Config) -> None:
         raise ConfigError(f"--host {config.host} is reachable from elsewhere: set --api-key too")
     if not config.api_key and config.allowed_host:
         raise ConfigError(f"--allowed-host {config.allowed_host[0]} exposes the proxy: set --api-key too")
+    if config.has_agent:
+        _check_agent(config)
+
+
+def _check_agent(config: Config) -> None:
+    """What agent children are started with must be there before the first request."""
+    for name, folder in (("--workdir", config.workdir), *(("--add-dir", folder) for folder in config.add_dir)):
+        path = Path(folder).expanduser()
+        if not path.is_dir():
+            raise ConfigError(f"{name} {folder}: {'is not a folder' if path.exists() else 'there is no such folder'}")
+    for file in config.mcp_config:
+        try:
+            read_mcp_servers(file)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"--mcp-config {file}: {reason}") from error
+
+
+def read_mcp_servers(file: str) -> list[str]:
+    """The names of the MCP servers in a file. Raises OSError, ValueError for a file of another shape."""
+    content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+    servers = content.get("mcpServers") if isinstance(content, dict) else None
+    if not isinstance(servers, dict) or not all(isinstance(one, dict) for one in servers.values()):
+        raise ValueError("it has no object `mcpServers` of servers")
+    return list(servers)
 
 
 def from_environment(argv: Sequence[str]) -> Config:

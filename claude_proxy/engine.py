@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
+from .activity import Activity
+from .claude.agent_translator import AgentTranslator
 from .claude.dialogue import Dialogue, Profile
-from .claude.fleet import Fleet, Rehearsal
-from .claude.parameters import Parameters, Refusals, build_parameters, is_open
+from .claude.fleet import Fleet
+from .claude.parameters import is_open
 from .claude.translator import Translator
 from .claude.turn import answer_turn, prepare_turn
 from .claude.watchdog import Watch, Watchdog
@@ -27,15 +29,20 @@ from .errors import (
     ChildSilent,
     InternalError,
     NotAuthenticated,
+    PlanLimitReached,
     ProxyError,
     RequestTimedOut,
     UpstreamError,
 )
 from .events import Collector, Completion, Event, MessageEnd, MessageStart
 from .foresight import Foresight
+from .listening import Circle, Listener
+from .rehearsing import foresee
+from .remedies import Attempts, Remedies
 from .schemas import find_problem
-from .sessions import Sessions, without_thinking
+from .sessions import Sessions
 from .turns import Turn
+from .usage import Ledger, Spent
 from .workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -43,23 +50,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """Seconds: silence of the child; the whole request, 0 for none; a client that takes nothing."""
+    """Seconds: silence of the child; the whole request, 0 for none, and never for an agent's; a client that takes
+    nothing; one tool of an agent."""
 
     inactivity_timeout: float
     request_timeout: float
     client_timeout: float
-
-
-@dataclass(slots=True)
-class _Attempts:
-    """What must not be tried twice."""
-
-    replaced: bool = False
-    logged_in_again: bool = False
-    fresh: bool = False
-    newborn: bool = False
-    before: Refusals = Refusals()
-    remedies: list[Refusals] | None = None
+    tool_timeout: float = inf
 
 
 @dataclass(slots=True)
@@ -67,13 +64,17 @@ class Engine:
     """Runs turns. `on_login` hears of every proof that the CLI is logged in, or is not; `check_login` asks the CLI
     itself, `login_advice` says what to run.
 
-    persist: the CLI keeps its sessions on disk, and a long one is resumed instead of replayed.
+    persist: the CLI keeps its sessions on disk, and a long one is resumed instead of replayed; agent_persist: so it
+    does in agent mode. progress: how a client sees an agent's tools. fallback_model: the CLI's name of the model that
+    answers while the plan refuses the one that was asked for; empty for none.
     """
 
     fleet: Fleet
     watchdog: Watchdog
     workers: WorkerPool
     sessions: Sessions
+    circle: Circle
+    ledger: Ledger
     limits: TurnLimits
     clock: Callable[[], float]
     wall_clock: Callable[[], float] = time.time
@@ -81,25 +82,38 @@ class Engine:
     check_login: Callable[[], bool | None] = lambda: None
     login_advice: Callable[[], str] = lambda: "The Claude Code CLI is not logged in"
     persist: bool = False
-    _refusals: dict[str, Refusals] = field(default_factory=dict)
-    _marked: set[str] = field(default_factory=set)
+    agent_persist: bool = True
+    progress: str = "reasoning"
+    fallback_model: str = ""
+    _remedies: Remedies = field(default_factory=Remedies)
     _foresight: Foresight = field(default_factory=Foresight)
+
+    @property
+    def activity(self) -> Activity:
+        return self.circle.activity
 
     def submit(self, turn: Turn) -> None:
         """Queue a turn. Raises QueueFull, ShuttingDown; for a strict turn BadRequest for what is not honoured."""
-        turn.report.ignored = turn.ignores(self._parameters(turn).ignored)
+        turn.report.ignored = turn.ignores(self._remedies.parameters(turn).ignored)
         if turn.strict and turn.report.ignored:
             raise BadRequest(f"Not honoured: {', '.join(turn.report.ignored)}", param=turn.report.ignored[0])
         turn.report.arrived = now = self.clock()
-        limit = self.limits.request_timeout
+        limit = self.limits.request_timeout if turn.mode != "agent" else 0.0
         turn.watch = Watch(
             self.clock,
             silence_timeout=self.limits.inactivity_timeout,
             deadline=now + limit if limit else inf,
-            on_silence=lambda: turn.abort(self._silent()),
+            on_silence=lambda: turn.abort(self._silent(turn)),
             on_deadline=lambda: turn.abort(RequestTimedOut(f"The request took longer than {limit:g} s")),
         )
-        self._enqueue(turn, turn.watch)
+        self.activity.begin(
+            turn.id, owner=turn.name.owner, dialect=turn.dialect, mode=turn.mode, model=turn.profile.model
+        )
+        try:
+            self._enqueue(turn, turn.watch)
+        except ProxyError as error:
+            self.activity.done(turn.id, error)
+            raise
 
     def _enqueue(self, turn: Turn, watch: Watch) -> None:
         """Queue a turn; one that is aborted while it waits gives its place back at once."""
@@ -110,6 +124,7 @@ class Engine:
         def withdraw() -> None:
             if self.workers.withdraw(work):
                 self.watchdog.remove(watch)
+                self.activity.done(turn.id, turn.verdict)
 
         turn.withdraw = withdraw
         self.watchdog.add(watch)
@@ -119,7 +134,9 @@ class Engine:
             self.watchdog.remove(watch)
             raise
 
-    def _silent(self) -> ChildSilent:
+    def _silent(self, turn: Turn) -> ChildSilent:
+        if turn.busy_with:
+            return ChildSilent(f"A tool ran for longer than {self.limits.tool_timeout:g} s ({turn.busy_with})")
         return ChildSilent(f"The Claude Code CLI was silent for {self.limits.inactivity_timeout:g} s")
 
     def _work(self, turn: Turn) -> None:
@@ -135,17 +152,24 @@ class Engine:
             error = InternalError("The proxy failed; its log says where")
         finally:
             turn.report.ended = self.clock()
-            if error is not None and turn.session is not None:
-                self.sessions.release(turn.session)
+            self.circle.permissions.withdraw(turn.id)
+            if error is not None:
+                self._fail(turn, error)
             if turn.watch is not None:
                 self.watchdog.remove(turn.watch)
-            if error is not None and turn.report.first:
-                error.no_retry()
             turn.channel.finish(error)
+
+    def _fail(self, turn: Turn, error: ProxyError) -> None:
+        if turn.session is not None:
+            self.sessions.release(turn.session)
+        if turn.report.first:
+            error.no_retry()
+        self.sessions.write(self.ledger.statements(_spent(turn, failed=True)))
+        self.activity.done(turn.id, error, usage=turn.report.usage, total=turn.report.total)
 
     def _run(self, turn: Turn) -> None:
         """Attempts until one ends well, or nothing is left to be tried. Raises the reason."""
-        attempts = _Attempts()
+        attempts = Attempts()
         while True:
             try:
                 return self._attempt(turn, attempts)
@@ -157,7 +181,7 @@ class Engine:
                     raise
                 log.info("%s is run once more: %s", turn.id, error.message)
 
-    def _may_try_again(self, turn: Turn, error: ProxyError, attempts: _Attempts) -> bool:
+    def _may_try_again(self, turn: Turn, error: ProxyError, attempts: Attempts) -> bool:
         """True where a second run, set up differently, can mend it; nothing has been said yet."""
         match error:
             case UpstreamError() if not attempts.replaced and (
@@ -175,53 +199,35 @@ class Engine:
                 attempts.logged_in_again = attempts.fresh = True
                 return True
             case BadRequest() if error.kind == "invalid_request" and error.param is None:
-                return self._note_refusal(turn, attempts)
+                return self._remedies.note_refusal(turn, attempts)
+            case PlanLimitReached() if self._fall_back(turn):
+                return True
         return False
 
-    def _note_refusal(self, turn: Turn, attempts: _Attempts) -> bool:
-        """Remember what the model seems to refuse; True when the turn can be run without it.
-
-        Where leaving everything out does not help either, the 400 was about something else, and nothing is remembered.
-        """
-        model = turn.profile.model
-        if attempts.remedies is None:
-            attempts.before = self._known(turn)
-            attempts.remedies = self._remedies(turn, attempts.before)
-        if not attempts.remedies:
-            self._refusals[model] = attempts.before
-            return False
-        self._refusals[model] = attempts.remedies.pop(0)
-        return True
-
-    def _remedies(self, turn: Turn, known: Refusals) -> list[Refusals]:
-        """What may be left out, to be tried in this order: parameters, the schema, both, our cache breakpoint too."""
-        parameters = self._parameters(turn)
-        found = []
-        if parameters.refusable and (parameters.tacit or not turn.strict):
-            found.append(parameters.without(known))
-        if turn.conversation.options.json_schema is not None and not known.schema:
-            found += [replace(one, schema=True) for one in (known, *found)]
-        if len(turn.conversation.messages) > 1 and not known.mark and turn.profile.model not in self._marked:
-            found += [replace(one, mark=True) for one in (known, *found)]
-        return found
-
-    def _parameters(self, turn: Turn) -> Parameters:
-        return build_parameters(turn.conversation.options, turn.profile.toolset, self._known(turn))
-
-    def _known(self, turn: Turn) -> Refusals:
-        """What the model of a turn was seen to refuse."""
-        return self._refusals.get(turn.profile.model, Refusals())
-
     def _profile(self, turn: Turn) -> Profile:
-        """What the child must be; with a schema of its own where the model does not take one per request."""
+        """What the child must be; with a schema of its own where the model does not take one per request, and for an
+        agent, whose other calls must not be bound by it."""
         schema = turn.conversation.options.json_schema
-        if schema is None or not (self._known(turn).schema or is_open(schema)):
+        if schema is None or not (turn.profile.agent or self._remedies.known(turn).schema or is_open(schema)):
             return turn.profile
         return replace(turn.profile, json_schema=msgspec.json.encode(schema))
 
-    def _attempt(self, turn: Turn, attempts: _Attempts) -> None:
+    def _fall_back(self, turn: Turn) -> bool:
+        """Have the other model answer, where there is one that the plan does not refuse, too."""
+        other = self.fallback_model
+        if not other or turn.profile.model == other or self.circle.plan_limits.check(other) is not None:
+            return False
+        if turn.session is not None:
+            self.sessions.release(turn.session)
+        turn.use_model(other)
+        return True
+
+    def _attempt(self, turn: Turn, attempts: Attempts) -> None:
+        limit = self.circle.plan_limits.check(turn.profile.model)
+        if limit is not None and not self._fall_back(turn):
+            raise limit
         conversation = turn.conversation
-        start = digest_profile(turn.name.partition, "chat", turn.profile.model, conversation)
+        start = digest_profile(turn.name.partition, turn.kind, turn.profile.model, conversation)
         chain = digest_chain(start, conversation.messages)
         if turn.session is None:
             turn.session = self.sessions.begin(turn.name, chain)
@@ -229,22 +235,25 @@ class Engine:
             turn.report.how = "replayed" if turn.session.known else "new"
         profile = self._profile(turn)
         dialogue, held = self._lease(turn, profile, chain, attempts)
-        turn.report.leased = turn.report.asked = self.clock()
-        _log_begin(turn, held)
-        parameters = self._parameters(turn)
+        self._note_lease(turn, held)
+        parameters = self._remedies.parameters(turn)
         turn.report.ignored = turn.ignores(parameters.ignored)
         collector = Collector()
-        structured = profile.json_schema is not None
-        stops = [stop for stop in conversation.options.stop_sequences if not stop.strip()]
-        translator = Translator(self.wall_clock(), profile.toolset, structured=structured, stops=stops)
+        translator = self._translator(turn, profile)
         assert turn.watch is not None
         alive = turn.watch.alive
+        listener = Listener(
+            *(self.circle, turn, dialogue, translator),
+            silence_timeout=self.limits.inactivity_timeout,
+            tool_timeout=self.limits.tool_timeout,
+        )
         try:
             turn.attach(dialogue)
             new = conversation.messages[held:]
-            prepare_turn(dialogue, profile, new, parameters.settings, alive, mark=not self._known(turn).mark)
+            mark = not self._remedies.known(turn).mark
+            prepare_turn(dialogue, profile, new, parameters.settings, alive, mark=mark)
             turn.report.asked = self.clock()
-            for event in answer_turn(dialogue, new, translator, alive):
+            for event in answer_turn(dialogue, new, translator, alive, listener.heed):
                 collector.add(event)
                 if not isinstance(event, MessageEnd):
                     self._hand_over(turn, event)
@@ -253,11 +262,29 @@ class Engine:
             self.fleet.retire(dialogue, urgent=True)
             raise
         answer = collector.completion()
+        turn.report.usage = answer.usage
+        turn.report.total = translator.total if isinstance(translator, AgentTranslator) else answer.usage
         if conversation.options.json_schema is not None and answer.stop_reason == "end_turn":
             self._check_json(turn, dialogue, conversation.options.json_schema, answer.text)
         # Given back before the client knows that the turn has ended: its next request must find the child.
         self._release(turn, dialogue, chain[-1], answer, cut=translator.cut)
+        self.activity.done(turn.id, None, usage=turn.report.usage, total=turn.report.total)
         self._hand_over(turn, event)
+
+    def _note_lease(self, turn: Turn, held: int) -> None:
+        report = turn.report
+        report.leased = report.asked = self.clock()
+        report.plan_warning = self.circle.plan_limits.warning(turn.profile.model)
+        self.activity.note(turn.id, "leased", session=report.session, model=turn.profile.model, how=report.how)
+        turn.log_begin(held)
+
+    def _translator(self, turn: Turn, profile: Profile) -> Translator | AgentTranslator:
+        structured = profile.json_schema is not None
+        now = self.wall_clock()
+        if profile.agent:
+            return AgentTranslator(now, self.clock, progress=self.progress, structured=structured)
+        stops = [stop for stop in turn.conversation.options.stop_sequences if not stop.strip()]
+        return Translator(now, profile.toolset, structured=structured, stops=stops)
 
     def _check_json(self, turn: Turn, dialogue: Dialogue, schema: dict[str, Any], text: str) -> None:
         problem = find_problem(schema, text)
@@ -267,7 +294,7 @@ class Engine:
             raise UpstreamError(f"The model's answer does not match the schema: {problem}")
 
     def _lease(
-        self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: _Attempts
+        self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: Attempts
     ) -> tuple[Dialogue, int]:
         """A child, and how many of the conversation's messages it holds. Raises the verdict of an aborted turn."""
         if turn.verdict is not None:
@@ -278,7 +305,8 @@ class Engine:
                 turn.report.how = "live"
                 return found
         session = turn.session
-        if self.persist and not attempts.fresh and session is not None and session.point is not None:
+        persist = self.agent_persist if profile.agent else self.persist
+        if persist and not attempts.fresh and session is not None and session.point is not None:
             turn.report.how = "resumed"
             dialogue = self.fleet.lease(profile, session.point)
             dialogue.holds = chain[session.known]
@@ -288,10 +316,12 @@ class Engine:
 
     def _hand_over(self, turn: Turn, event: Event) -> None:
         if isinstance(event, MessageStart):
-            if turn.report.how == "replayed" and not self._known(turn).mark:
-                self._marked.add(turn.profile.model)  # the API takes our breakpoint
+            if turn.report.how == "replayed" and not self._remedies.known(turn).mark:
+                self._remedies.takes_mark(turn)
             turn.report.model = event.model
             turn.report.first = self.clock()
+            turn.report.usage = turn.report.total = event.usage
+            self.activity.note(turn.id, "first_token", model=event.model, usage=event.usage)
             self.on_login(True)
         watch = turn.watch
         assert watch is not None
@@ -300,44 +330,24 @@ class Engine:
 
     def _release(self, turn: Turn, dialogue: Dialogue, before: bytes, answer: Completion, *, cut: bool) -> None:
         """Give the child back with what it holds now, or retire it where its history is not the client's."""
-        turn.report.usage = answer.usage
         turn.detach()
         if turn.watch is not None:
             turn.watch.pause()
         reply = Message("assistant", answer.blocks)
         head = digest_message(before, reply)
-        expected = self._foresee(turn, reply) if answer.blocks else None
+        foreseen = answer.blocks and not turn.profile.agent and self._profile(turn) is turn.profile
+        expected = foresee(self._foresight, turn, reply) if foreseen else None
         heads = (head, *([expected.holds] if expected is not None else []))
         remembered = bool(answer.blocks) and self._remember(turn, dialogue, heads, reply)
+        if not remembered:
+            self.sessions.write(self.ledger.statements(_spent(turn)))
         if cut or turn.verdict is not None or not remembered or (expected is not None and expected.certain):
-            self.fleet.retire(dialogue, urgent=True)
+            self.fleet.retire(dialogue, urgent=turn.verdict is not None or not dialogue.agent)
         else:
             dialogue.holds = head
             self.fleet.give_back(dialogue)
         if expected is not None and remembered:
             self.fleet.rehearse(expected)
-
-    def _foresee(self, turn: Turn, reply: Message) -> Rehearsal | None:
-        """What to prepare for the next request of a client whose last messages move with every turn; else None.
-
-        A first request that ends with two user messages in a row is taken for one of such a client's, to be on the safe
-        side; its child is kept all the same.
-        """
-        assert turn.session is not None
-        messages = turn.conversation.messages
-        start = digest_profile(turn.name.partition, "chat", turn.profile.model, turn.conversation)
-        opening = digest_message(start, messages[0])
-        digests = [digest_message(b"", message) for message in messages]
-        dropped = self._foresight.dropped(opening, digests)
-        self._foresight.note(opening, digests, digest_message(b"", reply))
-        certain = bool(dropped)
-        if dropped is None and [message.role for message in messages[-2:]] == ["user", "user"]:
-            dropped = 1
-        kept = messages[: len(messages) - (dropped or 0)]
-        if not dropped or not kept or self._profile(turn) is not turn.profile:
-            return None
-        history = (*kept, without_thinking(reply))
-        return Rehearsal(turn.profile, history, digest_chain(start, history)[-1], turn.session.key, certain)
 
     def _remember(self, turn: Turn, dialogue: Dialogue, heads: Sequence[bytes], reply: Message) -> bool:
         """Note what the conversation is now. False where it must not go on in this child: it was deleted meanwhile."""
@@ -350,22 +360,20 @@ class Engine:
             heads,
             len(messages) + 1,
             model=turn.report.model,
-            point=dialogue.point if self.persist else None,
+            mode=turn.mode,
+            point=dialogue.point if (self.agent_persist if dialogue.agent else self.persist) else None,
             claude_session_id=dialogue.session_id,
             history=kept,
+            beside=self.ledger.statements(_spent(turn)),
         )
 
 
-def _log_begin(turn: Turn, held: int) -> None:
-    """The family's line for what happens to a conversation."""
-    assert turn.session is not None
-    total = len(turn.conversation.messages)
-    match turn.report.how:
-        case "live":
-            log.info("Session %s INCR: %d→%d (+%d)", turn.session.id, held, total, total - held)
-        case "replayed":
-            log.info("Session %s REPLAY: %d messages", turn.session.id, total)
-        case "resumed":
-            log.info("Session %s RESUME: %d→%d (+%d)", turn.session.id, held, total, total - held)
-        case _:
-            log.info("Session %s INIT: %d messages", turn.session.id, total)
+def _spent(turn: Turn, *, failed: bool = False) -> Spent:
+    """What goes into the ledger."""
+    report = turn.report
+    return Spent(
+        *(turn.name.owner, turn.dialect, turn.mode, report.model or turn.profile.model, report.session),
+        usage=report.total,
+        cost_usd=report.cost_usd,
+        failed=failed,
+    )

@@ -9,6 +9,9 @@
     │   └── UnsupportedMediaType  415 unsupported_media_type
     ├── Unauthorized              401 unauthorized
     ├── Forbidden                 403 forbidden
+    ├── Interrupted               409 interrupted            (by whoever may stop it: DELETE /v1/requests/{id})
+    ├── AlreadyDecided            409 already_decided
+    ├── AlreadyEnded              409 already_ended
     ├── NotFound                  404 not_found
     │   └── ModelNotFound         404 model_not_found
     ├── QueueFull                 429 queue_full
@@ -98,6 +101,30 @@ class Unauthorized(ProxyError):
 class Forbidden(ProxyError):
     status = 403
     kind = "forbidden"
+
+
+class Interrupted(ProxyError):
+    """Somebody stopped the request, through another one."""
+
+    status = 409
+    kind = "interrupted"
+    should_retry = False
+
+
+class AlreadyDecided(ProxyError):
+    """A permission request that somebody has answered, or that has run out."""
+
+    status = 409
+    kind = "already_decided"
+    should_retry = False
+
+
+class AlreadyEnded(ProxyError):
+    """What was to be stopped has stopped by itself."""
+
+    status = 409
+    kind = "already_ended"
+    should_retry = False
 
 
 class NotFound(ProxyError):

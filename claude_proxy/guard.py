@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from werkzeug.datastructures import Headers
 
-from .config import Config, is_loopback
+from .addresses import is_loopback
+from .config import Config
 from .errors import Forbidden, Unauthorized
 
 EXPOSED_HEADERS = (
     "x-request-id, request-id, retry-after, x-should-retry, server-timing, x-claude-proxy-session, "
-    "x-claude-proxy-token-count, "
+    "x-claude-proxy-token-count, x-claude-proxy-plan-warning, "
     "x-claude-proxy-model, x-claude-proxy-mode, x-claude-proxy-ignored"
 )
 

@@ -4,11 +4,12 @@ In: a `Service`, Flask's request. Out: responses. What is kept belongs to who se
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from flask import Response, request
 
 from .api.answering import Client, build_headers
+from .api.audience import Audience
 from .api.chat_completions import ChatCompletions
 from .api.dialect import Context, Dialect, Parsed, encode
 from .api.responses import Responses, response_id
@@ -34,10 +35,11 @@ class CursorChat(ChatCompletions):
 
 
 class ResponsesViews:
-    """The views, and the background runs of this process."""
+    """The views, and the background runs of this process. `audience`: all that watch anything."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, audience: Audience) -> None:
         self._service = service
+        self._audience = audience
         self._book = service.responses
         self._runs = Runs()
         self._objects = ResponseObjects(self._book, self._runs)
@@ -108,7 +110,7 @@ class ResponsesViews:
         run = Run(dialect.open(context), dialect.finish, lambda error: self._end_run(owner, name, turn, error, end))
         turn.channel = run
         if parsed.stream:
-            self._runs.enter()
+            self._audience.enter()
         self._runs.add(owner, name, run, lambda: self._service.forget(turn))
         dialect.keep(run.view)
         try:
@@ -117,11 +119,11 @@ class ResponsesViews:
             self._runs.discard(owner, name)
             self._book.delete(owner, name)
             if parsed.stream:
-                self._runs.leave()
+                self._audience.leave()
             raise
         if not parsed.stream:
             return Response(encode(run.view), mimetype="application/json", headers=build_headers(turn))
-        return self._watched(follow(run, 0, client), build_headers(turn))
+        return self._audience.respond(follow(run, 0, client), build_headers(turn))
 
     def _end_run(self, owner: str, name: str, turn: Turn, error: ProxyError | None, end: End) -> None:
         self._runs.discard(owner, name)
@@ -134,16 +136,8 @@ class ResponsesViews:
         source, position = self._objects.open_stream(owner, response_id, request.args)
         client = Client(is_gone(), self._service.config.heartbeat_interval)
         told = follow(source, position, client) if isinstance(source, Run) else replay_from(source, position)
-        self._runs.enter()
-        return self._watched(told, {})
-
-    def _watched(self, told: Iterator[bytes], headers: dict[str, str]) -> Response:
-        """The stream of a watcher who has entered."""
-        response = Response(told, mimetype="text/event-stream", headers=headers)
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Accel-Buffering"] = "no"
-        response.call_on_close(self._runs.leave)
-        return response
+        self._audience.enter()
+        return self._audience.respond(told)
 
 
 def _refuse_to_compact() -> Response:

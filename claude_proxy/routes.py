@@ -9,16 +9,19 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from .api import health, models, sessions
+from .api import health, models, sessions, usage
+from .api.audience import Audience
 from .api.chat_completions import ChatCompletions
 from .api.dialect import Dialect, encode
 from .api.messages import DEFAULT_VERSION, Messages, Signatures, count_tokens
 from .errors import NotFound
 from .guard import Guard
+from .metrics import CONTENT_TYPE
 from .responses_views import CursorChat, ResponsesViews
 from .service import Service
 from .serving import owner_of, read_json, serve
 from .sessions import Record
+from .watch_views import WatchViews
 
 View = Callable[..., Response]
 
@@ -38,13 +41,15 @@ LONGEST_BETA = 1000
 
 def add_routes(app: Flask, service: Service, guard: Guard) -> None:
     signatures = Signatures()
+    audience = Audience()
     routes: tuple[tuple[str, str, View, str], ...] = (
         ("chat_completions", "/chat/completions", lambda: serve(CursorChat(), service), "POST"),
         # One proxy of this kind documents a base URL that ends in /chat.
         ("chat_chat_completions", "/chat/chat/completions", lambda: serve(CursorChat(), service), "POST"),
         ("messages", "/messages", lambda: serve(Messages(signatures), service), "POST"),
         ("count_tokens", "/messages/count_tokens", _count_tokens, "POST"),
-        *ResponsesViews(service).routes(),
+        *ResponsesViews(service, audience).routes(),
+        *WatchViews(service, audience).routes(),
         ("models", "/models", lambda: _models(service), "GET"),
         ("chat_models", "/chat/models", lambda: _models(service), "GET"),
         ("model", "/models/<path:name>", lambda name: _model(service, name), "GET"),
@@ -57,6 +62,8 @@ def add_routes(app: Flask, service: Service, guard: Guard) -> None:
             lambda session_id: _delete_session(service, session_id),
             "DELETE",
         ),
+        ("usage", "/usage", lambda: _usage(service), "GET"),
+        ("metrics", "/metrics", lambda: Response(service.metrics.render(), content_type=CONTENT_TYPE), "GET"),
         ("health", "/health", lambda: _health(service, guard), "GET"),
     )
     for name, path, view, method in routes:
@@ -136,6 +143,14 @@ def _delete_sessions(service: Service) -> Response:
     owner = owner_of(service)
     deleted = sum(service.delete_session(owner, record.id) for record in service.sessions.records(owner))
     return json_response({"ok": True, "message": f"Reset {deleted} sessions"})
+
+
+def _usage(service: Service) -> Response:
+    """Waits for the CLI's word on the plan, but not for long, and does without it where it does not come."""
+    since, until = usage.parse_range(request.args)
+    service.plan_question.refresh()
+    report = service.ledger.report(owner_of(service), since, until)
+    return json_response(usage.build_usage(service.plan_limits.snapshot(), report))
 
 
 def _health(service: Service, guard: Guard) -> Response:

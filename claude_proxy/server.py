@@ -12,12 +12,14 @@ from typing import Any
 from waitress import wasyncore
 from waitress.server import create_server
 
+from .api.audience import LARGEST_AUDIENCE
 from .config import Config
 
 # A client that does not read holds its turn back (backpressure) once this much lies in waitress's buffer.
 OUTPUT_HIGH_WATERMARK = 1 << 16
-# Views that are not a turn's, and watchers of background answers, which have their own limit (see `responses_views`).
-EXTRA_THREADS = 8 + 16
+# Beside the turns that run or wait, and those that wait for an earlier one of their session: views that are not a
+# turn's, and watchers, which have a limit of their own.
+EXTRA_THREADS = 8 + LARGEST_AUDIENCE
 LOOP_TIMEOUT = 1.0
 
 
@@ -42,7 +44,7 @@ class Server:
                 map=self._map,
                 host=resolve_host(config.host),
                 port=config.port,
-                threads=config.max_concurrent + config.max_queue + EXTRA_THREADS,
+                threads=config.max_concurrent + 2 * config.max_queue + EXTRA_THREADS,
                 channel_request_lookahead=1,
                 clear_untrusted_proxy_headers=True,
                 ident="claude_proxy",

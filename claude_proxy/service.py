@@ -6,25 +6,35 @@ In: a `Config`. Out: a `Service` that is started, asked for turns, drained and s
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from . import sinks
+from .activity import Activity
 from .claude import launcher, locate
+from .claude.agent import AGENT_VARIABLES, build_options
 from .claude.dialogue import Profile
 from .claude.fleet import Counts, Fleet, Limits
 from .claude.keeper import GRACE, Keeper
 from .claude.launcher import Launcher, build_environment
 from .claude.watchdog import Watchdog
-from .config import Config
+from .config import Config, read_mcp_servers
 from .demo import DemoApi
 from .engine import Engine, TurnLimits
-from .errors import ClientGone, CliUnavailable, ModelNotFound, ShuttingDown
-from .models import Catalogue, resolve
+from .errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
+from .limits import PlanLimits, PlanQuestion
+from .listening import Circle
+from .metrics import Gauges, Metrics
+from .models import Catalogue, is_alias, resolve
+from .permissions import Kind as PermissionKind
+from .permissions import Pending, Permissions
 from .responses_store import ResponseBook
 from .sessions import Sessions, Turnstile
 from .store import Store
 from .turns import Turn
+from .usage import Ledger
 from .workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -67,17 +77,31 @@ class Service:
         self.store = Store(_store_folder(config))
         self.sessions = Sessions(self.store, config.session_ttl, time.time)
         self.responses = ResponseBook(self.store, time.time, keeps=not config.no_store)
-        self.turnstile = Turnstile()
+        self.activity = Activity(time.time)
+        self.permissions = Permissions(config.permission_timeout, clock, time.time)
+        # With a key of one's own no plan refuses anything: what an earlier run was told is of no concern.
+        self.plan_limits = PlanLimits(time.time, None if config.use_api_key else self.store)
+        self.ledger = Ledger(self.store, time.time)
+        self.turnstile = Turnstile(config.max_queue)
         self.fleet = Fleet(limits_of(config), clock)
-        self.watchdog = Watchdog(clock, min(SWEEP_INTERVAL, config.inactivity_timeout / 4))
+        self.plan_question = PlanQuestion(self.plan_limits, self._ask_for_usage, clock)
+        self.metrics = Metrics(self._gauges, self.plan_limits.snapshot, self._knows_model)
+        self.sinks = sinks.build(config)
+        self.permissions.listeners.append(self._note_permission)
+        self.activity.listeners += [self.metrics.take, *self.sinks.listeners]
+        interval = min(SWEEP_INTERVAL, config.inactivity_timeout / 4, config.permission_timeout / 4)
+        self.watchdog = Watchdog(clock, interval, chore=self.permissions.sweep)
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)
-        limits = TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout)
         self.engine = Engine(
-            *(self.fleet, self.watchdog, self.workers, self.sessions, limits, clock),
+            *(self.fleet, self.watchdog, self.workers, self.sessions),
+            *(Circle(self.activity, self.permissions, self.plan_limits), self.ledger, turn_limits_of(config), clock),
             on_login=self._note_login,
             check_login=lambda: self.check_login().logged_in,
             login_advice=self._advice,
             persist=config.persist,
+            agent_persist=not config.no_store,
+            progress=config.progress,
+            fallback_model=self.resolve_model(config.fallback_model) if config.fallback_model else "",
         )
         self._keeper: Keeper | None = None
 
@@ -86,25 +110,45 @@ class Service:
         launcher.clear_leftovers()
         self._launcher = self._make_launcher()
         self.sessions.on_forget = self._launcher.forget_sessions
-        default = Profile(resolve(self.config.model, self.config.model).cli_model)
+        model = resolve(self.config.model, self.config.model).cli_model
+        default = Profile(model, agent=self.config.mode == "agent")
         self._keeper = Keeper(
             self.fleet, self._launcher, default, self._clock, self.catalogue.update, chore=self._prune
         )
         self._keeper.start()
         self.watchdog.start()
         self.workers.start()
+        self.sinks.start()
         self._login_thread = threading.Thread(target=self.check_login, name="login", daemon=True)
         self._login_thread.start()
 
     def submit(self, turn: Turn) -> None:
         """Queue a turn; see `Engine.submit`."""
-        self.engine.submit(turn)
         with self._lock:
             self._turns.add(turn)
+        try:
+            self.engine.submit(turn)
+        except BaseException:
+            with self._lock:
+                self._turns.discard(turn)
+            raise
+
+    def interrupt(self, owner: str, request_id: str) -> bool:
+        """Stop a turn of this owner, wherever it is; False where it does not run any more, or is being ended."""
+        with self._lock:
+            turn = next((one for one in self._turns if one.id == request_id and one.name.owner == owner), None)
+        entry = self.activity.get(owner, request_id)
+        if turn is None or (entry is not None and entry.ended_at is not None):
+            return False
+        error = Interrupted("The request was interrupted")
+        turn.abort(error)
+        return turn.verdict is error
 
     def delete_session(self, owner: str, session_id: str) -> bool:
         """Close its child, forget what is remembered of it; False where it is unknown."""
         known = self.sessions.delete(owner, session_id)
+        self.permissions.forget_session(f"{owner}/{session_id}")
+        self.store.write(self.ledger.forget_session(owner, session_id))
         return bool(self.fleet.retire_session(f"{owner}/{session_id}")) or known
 
     def forget(self, turn: Turn) -> None:
@@ -167,19 +211,21 @@ class Service:
         with self._lock:
             self._draining = True
         self.workers.refuse()
-        if self.workers.drain(timeout):
-            return True
-        with self._lock:
-            left = list(self._turns)
-        for turn in left:
-            turn.abort(ShuttingDown("The proxy is shutting down"))
-        self.workers.drain(GRACE)
-        return False
+        clean = self.workers.drain(timeout)
+        if not clean:
+            with self._lock:
+                left = list(self._turns)
+            for turn in left:
+                turn.abort(ShuttingDown("The proxy is shutting down"))
+            self.workers.drain(GRACE)
+        self.permissions.close()
+        return clean
 
     def stop(self) -> None:
         """End every thread and every child; what will not end is killed."""
         self.workers.stop(POOL_STOP_TIMEOUT)
         self.watchdog.stop()
+        self.sinks.stop()
         if self._keeper is not None:
             self._keeper.stop(3 * GRACE)
         if self._login_thread is not None:
@@ -198,6 +244,14 @@ class Service:
         for dialogue in children:
             dialogue.child.kill()
 
+    def _note_permission(self, pending: Pending, kind: PermissionKind) -> None:
+        name = pending.id
+        if kind == "asked":
+            about = {"tool": pending.tool, "label": pending.label}
+            self.activity.note(pending.request_id, "permission_asked", permission_id=name, **about)
+        else:
+            self.activity.note(pending.request_id, "permission_decided", permission_id=name, decision=kind)
+
     def _prune(self) -> None:
         forgotten = self.sessions.prune()
         if forgotten:
@@ -205,6 +259,17 @@ class Service:
         gone = self.responses.prune(self.config.session_ttl)
         if gone:
             log.info("Forgot %d responses and conversations that nobody used", gone)
+        self.ledger.prune()
+
+    def _ask_for_usage(self, take: Callable[[Mapping[str, Any] | None], None]) -> bool:
+        return self.fleet.ask_idle(lambda child: child.request_usage(take))
+
+    def _gauges(self) -> Gauges:
+        tally, counts = self.fleet.tally, asdict(self.fleet.counts())
+        return Gauges(self.workers.queued, self.workers.active, counts, tally.started, dict(tally.ended))
+
+    def _knows_model(self, name: str) -> bool:
+        return is_alias(name) or name in self.catalogue.listing()
 
     def _advice(self) -> str:
         advice = self._launcher.login_advice() if self._launcher is not None else locate.build_advice("claude")
@@ -222,13 +287,42 @@ class Service:
         if self._demo is not None:
             self._demo.start()
         demo_url = self._demo.base_url if self._demo is not None else ""
-        return Launcher(self.config.claude, environ, folder, demo_url=demo_url, persist=self.config.persist)
+        agent = None
+        if self.config.has_agent:
+            agent_environ = build_environment(
+                self.config.environ, use_api_key=self.config.use_api_key, added=AGENT_VARIABLES
+            )
+            agent = build_options(agent_environ, **agent_settings_of(self.config))
+        return Launcher(
+            self.config.claude, environ, folder, demo_url=demo_url, persist=self.config.persist, agent=agent
+        )
 
 
 def _store_folder(config: Config) -> Path | None:
     """A demo leaves nothing behind, unless it is told where."""
     forgets = config.no_store or (config.demo and not config.state_dir)
     return None if forgets else config.state_folder
+
+
+def turn_limits_of(config: Config) -> TurnLimits:
+    """The engine's share of the settings."""
+    return TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout, config.tool_timeout)
+
+
+def agent_settings_of(config: Config) -> dict[str, Any]:
+    """The settings of agent children, by the names of `build_options`."""
+    return {
+        "workdir": config.work_folder,
+        "allowed_tools": config.allowed_tools,
+        "permission_mode": config.permission_mode,
+        "add_dir": config.add_dir,
+        "mcp_config": config.mcp_config,
+        "mcp_servers": [name for file in config.mcp_config for name in read_mcp_servers(file)],
+        "max_turns": config.max_turns,
+        "max_budget_usd": config.max_budget_usd,
+        "user_settings": config.user_settings,
+        "keeps": not config.no_store,
+    }
 
 
 def limits_of(config: Config) -> Limits:

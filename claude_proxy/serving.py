@@ -7,16 +7,18 @@ for the client, is settled here, before the dialect reads the body.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from flask import Response, g, request
 
 from .api.answering import Answer, Client
 from .api.dialect import Dialect, Parsed
+from .api.modes import asks_for_agent
 from .api.sessions import parse_name, wants_server_history
 from .errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
 from .guard import presented_key
 from .service import Service
-from .sessions import make_owner
+from .sessions import Name, make_owner
 from .turns import Turn
 
 log = logging.getLogger(__name__)
@@ -37,9 +39,18 @@ def serve(dialect: Dialect, service: Service, answer: Respond = respond) -> Resp
     g.dialect = dialect
     body = read_json()
     owner = owner_of(service)
+    name = parse_name(request.headers, (), owner)
     if wants_server_history(request.headers):
-        return _serve_with_history(dialect, service, body, owner, answer)
-    return _answer(dialect, service, dialect.parse(body), owner, answer, keeps_history=False, leave=lambda: None)
+        return _serve_with_history(dialect, service, body, name, answer)
+    parsed = dialect.parse(body)
+    job = _Job(dialect, service, parsed, owner, answer, agent=_asks_for_agent(service, parsed))
+    if job.agent and name.given is not None:
+        return _one_at_a_time(service, name, lambda leave: _answer(replace(job, leave=leave)))
+    return _answer(job)
+
+
+def _asks_for_agent(service: Service, parsed: Parsed) -> bool:
+    return asks_for_agent(request.headers, service.config, has_tools=bool(parsed.conversation.tools))
 
 
 def owner_of(service: Service) -> str:
@@ -54,58 +65,68 @@ def read_json() -> bytes:
     return request.get_data()
 
 
-def _serve_with_history(dialect: Dialect, service: Service, body: bytes, owner: str, answer: Respond) -> Response:
-    """For a client that sends only what is new: one turn of a session at a time, in order of arrival."""
+def _serve_with_history(dialect: Dialect, service: Service, body: bytes, name: Name, answer: Respond) -> Response:
+    """For a client that sends only what is new."""
     if service.config.no_store:
         raise BadRequest("The server keeps no history: it was started with --no-store", param="X-Session-History")
-    name = parse_name(request.headers, (), owner)
+
+    def run(leave: Callable[[], None]) -> Response:
+        before = service.sessions.history(name.owner, name.given or "")
+        parsed = dialect.parse(body, before)
+        fresh = len(parsed.conversation.messages) - len(before)
+        agent = _asks_for_agent(service, parsed)
+        job = _Job(dialect, service, parsed, name.owner, answer, agent, keeps_history=True, leave=leave, fresh=fresh)
+        return _answer(job)
+
+    return _one_at_a_time(service, name, run)
+
+
+def _one_at_a_time(service: Service, name: Name, run: Callable[[Callable[[], None]], Response]) -> Response:
+    """Turns of one session in order of arrival; `run` is given what lets the next one pass. Raises QueueFull."""
     key = f"{name.owner}/{name.given}"
     ticket = service.turnstile.enter(key, is_gone(), service.config.request_timeout or float("inf"))
     if ticket is None:
         raise ClientGone("The client has gone, or an earlier turn of its session took too long")
     try:
-        before = service.sessions.history(owner, name.given or "")
-        parsed = dialect.parse(body, before)
-        fresh = len(parsed.conversation.messages) - len(before)
-        return _answer(
-            dialect,
-            service,
-            parsed,
-            owner,
-            answer,
-            keeps_history=True,
-            leave=lambda: service.turnstile.leave(key, ticket),
-            fresh=fresh,
-        )
+        return run(lambda: service.turnstile.leave(key, ticket))
     except BaseException:
         service.turnstile.leave(key, ticket)
         raise
 
 
-def _answer(
-    dialect: Dialect,
-    service: Service,
-    parsed: Parsed,
-    owner: str,
-    answer: Respond,
-    *,
-    keeps_history: bool,
-    leave: Callable[[], None],
-    fresh: int | None = None,
-) -> Response:
-    """Submit the turn and respond; `leave` is called once it is over. `fresh`: how many of its messages are new."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A parsed request and how it is to be answered. keeps_history: the server keeps its messages for the client, of
+    which `fresh` are new (None: all). leave: called once the turn is over."""
+
+    dialect: Dialect
+    service: Service
+    parsed: Parsed
+    owner: str
+    answer: Respond
+    agent: bool
+    keeps_history: bool = False
+    leave: Callable[[], None] = lambda: None
+    fresh: int | None = None
+
+
+def _answer(job: _Job) -> Response:
+    """Submit the turn and respond."""
+    dialect, service, parsed = job.dialect, job.service, job.parsed
     conversation = parsed.conversation
     turn = Turn(
         conversation,
         service.resolve_model(conversation.model),
-        name=parse_name(request.headers, parsed.hints, owner),
-        keeps_history=keeps_history,
+        name=parse_name(request.headers, parsed.hints, job.owner),
+        keeps_history=job.keeps_history,
         ignored=parsed.ignored,
         names=parsed.names,
         strict=service.config.strict,
+        agent=job.agent,
+        dialect=dialect.name,
     )
     turn.id = g.request_id
-    turn.new_messages = len(conversation.messages) if fresh is None else fresh
+    turn.new_messages = len(conversation.messages) if job.fresh is None else job.fresh
     arrived = time.monotonic()
     if service.config.log_requests or service.config.debug:
         log.info("%s %s %s begins", turn.id, dialect.name, conversation.model or service.config.model)
@@ -113,12 +134,12 @@ def _answer(
         log.info("%s body %s", turn.id, request.get_data().decode("utf-8", "replace"))
 
     def end(turn: Turn, error: ProxyError | None) -> None:
-        leave()
+        job.leave()
         service.forget(turn)
         log_turn(dialect, turn, error, arrived)
 
     client = Client(is_gone(), service.config.heartbeat_interval)
-    return answer(service, dialect, turn, parsed, client, end)
+    return job.answer(service, dialect, turn, parsed, client, end)
 
 
 def is_gone() -> Callable[[], bool]:

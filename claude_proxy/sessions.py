@@ -18,6 +18,7 @@ import msgspec
 
 from .claude.dialogue import Point
 from .conversation import Message, Thinking
+from .errors import QueueFull
 from .store import Statement, Store
 
 log = logging.getLogger(__name__)
@@ -127,11 +128,13 @@ class Sessions:
         point: Point | None = None,
         claude_session_id: str | None = None,
         history: Sequence[Message] = (),
+        beside: Sequence[Statement] = (),
     ) -> bool:
         """A turn has ended: the conversation now has `count` messages, and goes on from any of the digests `heads`.
 
         point: where the CLI's own session stands, if it keeps one; it belongs to the first of the heads. history:
-        messages to add to what the server keeps for the client. False where the session was deleted meanwhile.
+        messages to add to what the server keeps for the client. beside: what else is written in the same transaction,
+        for the store takes its time. False where the session was deleted meanwhile; then nothing is written.
         """
         with self._lock:
             self._reserved.discard(session.key)
@@ -158,9 +161,14 @@ class Sessions:
                 (session.key, session.key, HEADS_KEPT),
             ),
             *self._append(session, history),
+            *beside,
         ]
         self._store.write(statements)  # a full disk costs the memory of the turn, not the turn
         return True
+
+    def write(self, statements: Sequence[Statement]) -> None:
+        """Only what goes `beside`, for a turn that adds nothing to its conversation."""
+        self._store.write(statements)
 
     def history(self, owner: str, session_id: str) -> tuple[Message, ...]:
         """What the server keeps of a conversation for its client, oldest first."""
@@ -275,17 +283,25 @@ def _record(row: tuple[Any, ...]) -> Record:
 
 
 class Turnstile:
-    """Lets turns of one session pass one at a time, in the order in which they came."""
+    """Lets turns of one session pass one at a time, in the order in which they came. Each that waits holds a thread:
+    `most` of all sessions together."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._changed = threading.Condition()  # guards: _queues
         self._queues: dict[str, list[object]] = {}
 
     def enter(self, key: str, is_gone: Callable[[], bool], timeout: float, poll: float = 0.1) -> object | None:
-        """A ticket once it is our turn; None when the client has gone, or `timeout` seconds have passed."""
+        """A ticket once it is our turn; None when the client has gone, or `timeout` seconds have passed.
+
+        Raises QueueFull.
+        """
         ticket = object()
         waited = 0.0
         with self._changed:
+            waiting = sum(len(queue) - 1 for queue in self._queues.values())
+            if key in self._queues and waiting >= self._most:
+                raise QueueFull(f"{self._most} turns are waiting for earlier ones of their sessions", retry_after=5.0)
             queue = self._queues.setdefault(key, [])
             queue.append(ticket)
             while queue[0] is not ticket:

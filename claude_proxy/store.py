@@ -85,6 +85,31 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX conversation_items_by_id ON conversation_items (item_id);
     """,
+    """
+    CREATE TABLE usage (
+        owner TEXT NOT NULL,
+        day TEXT NOT NULL,
+        dialect TEXT NOT NULL,
+        mode TEXT NOT NULL,
+        model TEXT NOT NULL,
+        session TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        input INTEGER NOT NULL,
+        cache_read INTEGER NOT NULL,
+        cache_creation INTEGER NOT NULL,
+        output INTEGER NOT NULL,
+        thinking INTEGER NOT NULL,
+        cost_usd REAL,
+        PRIMARY KEY (owner, day, dialect, mode, model, session)
+    ) WITHOUT ROWID;
+    CREATE TABLE plan_windows (
+        type TEXT PRIMARY KEY,
+        utilization REAL,
+        resets_at REAL NOT NULL,
+        noted_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 

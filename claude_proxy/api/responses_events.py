@@ -31,7 +31,8 @@ from .openai import build_error
 
 Json = dict[str, Any]
 
-# Codex knows these: the first two are final to it, and it reads "try again in Ns" beside the third.
+# Codex knows these: it reads "try again in Ns" beside `rate_limit_exceeded`, and all others are final to it. What
+# somebody stopped must be: it would begin again, as after any code that it does not know.
 FAILURE_CODES = {
     "plan_limit": "insufficient_quota",
     "context_length_exceeded": "context_length_exceeded",
@@ -39,6 +40,7 @@ FAILURE_CODES = {
     "rate_limited": "rate_limit_exceeded",
     "invalid_request": "invalid_prompt",
     "request_too_large": "invalid_prompt",
+    "interrupted": "invalid_prompt",
 }
 CUT_SHORT = ("max_tokens", "model_context_window_exceeded")
 

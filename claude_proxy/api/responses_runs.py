@@ -8,14 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from ..channel import Channel
-from ..errors import ClientGone, ProxyError, QueueFull
+from ..errors import ClientGone, Interrupted, ProxyError
 from ..events import Event, MessageEnd
 from .answering import DISCONNECT_POLL, Client
 from .responses import render
 from .responses_events import Json, ResponseWriter
-
-LARGEST_AUDIENCE = 16
-RETRY_AFTER = 5.0
 
 Keep = Callable[[Json, Sequence[Json]], None]
 
@@ -56,7 +53,9 @@ class Run(Channel[Event]):
     def finish(self, error: ProxyError | None = None) -> None:
         """The worker's last word."""
         super().finish(error)
-        if error is not None:
+        if isinstance(error, Interrupted):
+            self.cancel()
+        elif error is not None:
             self._end(lambda: self._writer.fail(error))
         self._done(error)
 
@@ -104,12 +103,11 @@ class Run(Channel[Event]):
 
 
 class Runs:
-    """The background responses that this process is making, and how many watch them."""
+    """The background responses that this process is making."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards: _runs, _audience
+        self._lock = threading.Lock()  # guards: _runs
         self._runs: dict[tuple[str, str], tuple[Run, Callable[[], None]]] = {}
-        self._audience = 0
 
     def add(self, owner: str, response_id: str, run: Run, abort: Callable[[], None]) -> None:
         """`abort` ends the turn of a run that was cancelled."""
@@ -135,17 +133,6 @@ class Runs:
         if run.cancel():
             abort()
         return run.view
-
-    def enter(self) -> None:
-        """One watcher more. Raises QueueFull: each holds a thread."""
-        with self._lock:
-            if self._audience >= LARGEST_AUDIENCE:
-                raise QueueFull(f"{LARGEST_AUDIENCE} streams are being watched", retry_after=RETRY_AFTER)
-            self._audience += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._audience -= 1
 
 
 def follow(run: Run, position: int, client: Client) -> Iterator[bytes]:

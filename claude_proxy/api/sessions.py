@@ -25,8 +25,8 @@ def build_one(record: Record) -> dict[str, Any]:
         "model": record.model,
         "mode": record.mode,
         "messageCount": record.message_count,
-        "createdAt": _time(record.created_at),
-        "lastUsedAt": _time(record.last_used_at),
+        "createdAt": build_time(record.created_at),
+        "lastUsedAt": build_time(record.last_used_at),
     }
 
 
@@ -63,5 +63,6 @@ def _checked(name: str, where: str) -> str:
     return name
 
 
-def _time(seconds: float) -> str:
+def build_time(seconds: float) -> str:
+    """Unix seconds as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

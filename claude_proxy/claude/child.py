@@ -1,8 +1,8 @@
 """One CLI process: the only Popen of a turn. Start, send, receive, terminate, kill, close.
 
 In: an argv, an environment, a folder. Out: lines of stdout, one at a time.
-Rules: one owner at a time talks to a child; only `terminate` and `kill` may be called by others. stderr goes to a file
-in the child's own folder, so that it can never fill a pipe. The owner reaps it, with `close` or `reap`.
+Rules: one owner at a time listens to a child; only `send`, `terminate` and `kill` may be called by others. stderr goes
+to a file in the child's own folder, so that it can never fill a pipe. The owner reaps it, with `close` or `reap`.
 """
 
 import contextlib
@@ -39,10 +39,14 @@ PARENT_DEATH_SHIM = (
 
 
 class Child:
-    """A running CLI and its pipes. `folder` is its own; it is removed once the child is reaped."""
+    """A running CLI and its pipes. `folder` is its own, and its TMPDIR; it is removed once the child is reaped."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], cwd: Path, folder: Path) -> None:
-        """Start it. Raises OSError when that fails. Must be called by a thread that lives as long as the child."""
+    def __init__(
+        self, argv: Sequence[str], environ: Mapping[str, str], cwd: Path, folder: Path, *, has_commands: bool = False
+    ) -> None:
+        """Start it. has_commands: it runs commands of its own, which must end with a turn that is
+        ended. Raises OSError when that fails. Must be called by a thread that lives as long as the child.
+        """
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(folder / "stderr", "wb") as stderr:
@@ -63,6 +67,8 @@ class Child:
         self._buffer = LineBuffer()
         self._lines: deque[bytes] = deque()
         self._waiter = _Waiter(self._stdout.fileno(), self.pid, self.has_exited)
+        self._has_commands = has_commands
+        self._sending = threading.Lock()  # guards: stdin, for whole lines
         self._ending = threading.Lock()  # guards: _noted, and that no signal is sent after the pid was given back
         self._noted: dict[int, str] = {}
         self._reaped = False
@@ -80,8 +86,9 @@ class Child:
         """Write one line; blocks while the pipe is full. Raises ChildDied when nobody reads any more."""
         view = memoryview(line)
         try:
-            while view:
-                view = view[self._stdin.write(view) or 0 :]
+            with self._sending:
+                while view:
+                    view = view[self._stdin.write(view) or 0 :]
         except (OSError, ValueError) as error:
             raise self._died() from error
 
@@ -101,7 +108,12 @@ class Child:
         return bool(self._lines) or self._waiter.wait(0.0)
 
     def terminate(self) -> None:
-        """SIGTERM to the child alone: it takes its own commands along. Its descendants are noted first."""
+        """SIGTERM to the child alone, its descendants are noted first. One with commands is killed with all of them at
+        once: it would report them to the API as ended, and ask it to go on."""
+        if self._has_commands:
+            self.was_terminated = True
+            self.kill()
+            return
         with self._ending:
             self.was_terminated = True
             if not self._reaped and not self.has_exited():
@@ -156,6 +168,8 @@ class Child:
             self._reaped = True
             if self._noted:
                 processes.kill_family(self.pid, self._noted)
+            if self._has_commands and self.returncode != 0:
+                processes.kill_marked(str(self.folder))  # what its commands have started lost its parents with it
         self._waiter.close()
         self.end_input()
         self._stdout.close()

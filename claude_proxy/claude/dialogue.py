@@ -22,13 +22,17 @@ from .child import Child
 from .protocol import (
     Assistant,
     ControlAnswer,
+    ControlCancel,
     ControlRequest,
     ControlResponse,
     Inbound,
     Init,
+    PermissionAsk,
     RateLimit,
     Result,
     ToolCall,
+    ToolProgress,
+    UserLine,
 )
 from .toolset import LARGEST_RESULT, Toolset
 
@@ -45,12 +49,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a child must have been initialised with to serve a conversation; it cannot be changed afterwards."""
+    """What a child must have been started and initialised with to serve a conversation; it cannot be changed
+    afterwards. agent: its own tools run; where the client has no system prompt the CLI's own stays."""
 
     model: str
     system: str | None = None
     tools: tuple[Tool, ...] = ()
     json_schema: bytes | None = None
+    agent: bool = False
 
     @property
     def toolset(self) -> Toolset:
@@ -66,24 +72,29 @@ NO_SETTINGS: dict[str, Any] = {
 class Dialogue:
     """A child under one owner at a time.
 
-    model: what the CLI was started with or set to. profile: None while it is blank. holds: the digest of the
-    conversation it holds, the reply included; None while it holds none. session: the key of the session it serves.
-    session_id: the CLI's own, once it has told. cache_ttl: the CLI's own, once it is `ready`.
-    last_used: on the fleet's clock.
+    agent: it was started for agent mode. model: what the CLI was started with or set to. profile: None while it is
+    blank. holds: the digest of the conversation it holds, the reply included; None while it holds none. session: the
+    key of the session it serves. session_id: the CLI's own, once it has told. cache_ttl: the CLI's own, once it is
+    `ready`. cost_usd: the CLI's estimate of all its turns so far. last_used: on the fleet's clock.
     """
 
-    def __init__(self, child: Child, model: str, on_models: Callable[[Sequence[CliModel]], None]) -> None:
+    def __init__(
+        self, child: Child, model: str, on_models: Callable[[Sequence[CliModel]], None], *, agent: bool = False
+    ) -> None:
         self.child = child
         self.model = model
+        self.agent = agent
         self.profile: Profile | None = None
         self.holds: bytes | None = None
         self.last_used = 0.0
+        self.cost_usd = 0.0
         self.session = ""
         self.session_id: str | None = None
         self.cache_ttl = "1h"
         self._message_uuid: str | None = None
         self.ready = False
         self._on_models = on_models
+        self._take_usage: Callable[[dict[str, Any] | None], None] = lambda answer: None
         self._settings = NO_SETTINGS
         self._numbers = itertools.count(1)
         self._awaited: dict[str, str] = {}
@@ -103,7 +114,8 @@ class Dialogue:
         extra = self.toolset.manifest()
         if profile.json_schema is not None:
             extra["jsonSchema"] = msgspec.json.decode(profile.json_schema)
-        self._send(protocol.build_initialize(self._expect("initialize"), profile.system, extra))
+        request_id = self._expect("initialize")
+        self._send(protocol.build_initialize(request_id, profile.system, extra, keeps_own=profile.agent))
         if profile.model != self.model:
             self._send(protocol.build_set_model(self._expect("set_model"), profile.model))
             self.model = profile.model
@@ -182,6 +194,19 @@ class Dialogue:
             assert isinstance(result, ToolResult)
             self._send(protocol.build_tool_answer(self._calls.pop(plain_id(result.tool_use_id)), result))
 
+    def permit(self, ask: PermissionAsk, allow: bool, message: str) -> None:
+        """Answer a question of the CLI's; may be called by anyone, while the owner listens. Raises ChildDied."""
+        self._send(protocol.build_permission(ask, allow, message))
+
+    def request_usage(self, take: Callable[[dict[str, Any] | None], None]) -> None:
+        """Ask how much of the plan is used; it changes nothing in the child, and holds no turn up.
+
+        take: is given the answer, None where the CLI has none, by whoever reads the child next, with the fleet's lock
+        held or not: it must not wait. Never called where the child ends before. Raises ChildDied.
+        """
+        self._take_usage = take
+        self._send(protocol.build_get_usage(self._expect("get_usage")))
+
     def receive(self, alive: Callable[[], None]) -> Inbound:
         """The next message that is not about control; `alive` is called for every line.
 
@@ -195,8 +220,9 @@ class Dialogue:
     def _take_one(self, alive: Callable[[], None]) -> Inbound | None:
         """One line; None where it was about control, or of a type that is not known here."""
         line = self.child.receive()
-        alive()
         inbound = protocol.parse_line(line) if line is not None else None
+        if not isinstance(inbound, ToolProgress):
+            alive()
         log.debug("Child %d: %s", self.child.pid, type(inbound).__name__)
         return None if inbound is None or self._handle(inbound) else inbound
 
@@ -214,7 +240,7 @@ class Dialogue:
 
     def _is_expected(self, inbound: Inbound) -> bool:
         if self._script_holds is None:
-            return isinstance(inbound, RateLimit)
+            return isinstance(inbound, (RateLimit, ToolProgress))
         if isinstance(inbound, Result) and not inbound.is_error:
             self._go_on()
             return True
@@ -252,20 +278,30 @@ class Dialogue:
             case Init(session_id):
                 self.session_id = session_id
                 return False
-            case Assistant(uuid=str(uuid), parent_tool_use_id=None):
+            case Assistant(uuid=str(uuid), parent_tool_use_id=None) | UserLine(uuid=str(uuid), parent_tool_use_id=None):
                 self._message_uuid = uuid
                 return False
             case ToolCall():
                 self._calls[plain_id(inbound.tool_use_id)] = inbound
                 return False
+            case ControlCancel() if not self.agent:
+                return True
+            case PermissionAsk() if not self.agent:
+                self._refuse(inbound.request_id, "can_use_tool")
+                return True
             case ControlRequest(request_id, request):
-                log.warning("Child %d asked for %s, which is not served", self.child.pid, request.get("subtype"))
-                self._send(protocol.build_refusal(request_id, "not supported by this client"))
+                self._refuse(request_id, request.get("subtype"))
                 return True
         return False
 
+    def _refuse(self, request_id: str, what: object) -> None:
+        log.warning("Child %d asked for %s, which is not served", self.child.pid, what)
+        self._send(protocol.build_refusal(request_id, "not supported by this client"))
+
     def _take_answer(self, answer: ControlAnswer) -> None:
         what = self._awaited.pop(answer.request_id, None)
+        if what == "get_usage":
+            return self._take_usage(answer.response if answer.subtype == "success" else None)
         if answer.subtype != "success":
             raise UpstreamError(
                 f"The Claude Code CLI refused {what or 'a request'}: {answer.error or 'no reason given'}"

@@ -5,6 +5,7 @@ them; here is only who has what.
 Rules: a child leaves a list before anybody else touches it; whatever is not leased may be looked at under the lock.
 """
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -28,6 +29,7 @@ class Order:
 
     model: str
     resume: Point | None = None
+    agent: bool = False
     child: Dialogue | None = None
     error: ProxyError | None = None
     abandoned: bool = False
@@ -70,6 +72,14 @@ class Counts:
 
 
 @dataclass(slots=True)
+class Tally:
+    """Children since the start; written by the keeper's thread alone. ended: how many, by the words of `how_ended`."""
+
+    started: int = 0
+    ended: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Members:
     """Who is where; every list oldest first."""
 
@@ -95,6 +105,7 @@ class Fleet:
         self._clock = clock
         self.changed = threading.Condition()  # guards: members, orders, rehearsals, last_profile, last_lease, closing
         self.members = Members()
+        self.tally = Tally()
         self.orders: deque[Order] = deque()
         self.rehearsals: deque[Rehearsal] = deque(maxlen=MOST_REHEARSALS)
         self.last_profile: Profile | None = None
@@ -111,7 +122,7 @@ class Fleet:
         newborn: no spare, whatever they look like: one that was killed just now may not look dead yet.
         Raises CliUnavailable when none can be started, ShuttingDown.
         """
-        order = Order(profile.model, resume)
+        order = Order(profile.model, resume, profile.agent)
         with self.changed:
             self._refuse_when_closing()
             self.last_profile = profile
@@ -203,6 +214,17 @@ class Fleet:
         self.wake()
         return len(found)
 
+    def ask_idle(self, ask: Callable[[Dialogue], None]) -> bool:
+        """Have a child that no turn has asked something that changes nothing in it; False where there is none."""
+        with self.changed:
+            for child in self.members.spares + self.members.live:
+                listens = child.ready if child.profile is not None else child.is_running()
+                with contextlib.suppress(ProxyError):
+                    if listens:
+                        ask(child)
+                        return True
+        return False
+
     def counts(self) -> Counts:
         """How many there are of each kind; retired ones are not counted."""
         with self.changed:
@@ -267,5 +289,5 @@ class Fleet:
 
 
 def fits(child: Dialogue, profile: Profile) -> bool:
-    """True where a blank child can take on a profile: its model is the same, or can be set at no cost."""
-    return child.model == profile.model or is_alias(profile.model)
+    """True where a blank child can take on a profile: of its mode, and of its model where that cannot be set."""
+    return child.agent == profile.agent and (child.model == profile.model or is_alias(profile.model))

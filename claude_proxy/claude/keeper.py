@@ -122,7 +122,7 @@ class Keeper:
     def _serve(self, order: Order) -> None:
         fleet = self._fleet
         try:
-            dialogue = self._start_child(order.model, order.resume)
+            dialogue = self._start_child(order.model, order.resume, agent=order.agent)
         except ProxyError as error:
             with fleet.changed:
                 order.error = error
@@ -145,7 +145,7 @@ class Keeper:
             rehearsal = fleet.rehearsals.popleft()
             fleet.make_room()
         try:
-            dialogue = self._start_child(rehearsal.profile.model)
+            dialogue = self._start_child(rehearsal.profile.model, agent=rehearsal.profile.agent)
             dialogue.prepare(rehearsal.profile)
             dialogue.session = rehearsal.session
             dialogue.rehearse(rehearsal.messages, rehearsal.holds)
@@ -164,7 +164,8 @@ class Keeper:
         if not wanted or self._clock() < self._start_after:
             return
         try:
-            dialogue = self._start_child(profile.model if profile else self._default.model)
+            kind = profile or self._default
+            dialogue = self._start_child(kind.model, agent=kind.agent)
             if profile is not None:
                 dialogue.prepare(profile)
         except ProxyError as error:
@@ -198,8 +199,10 @@ class Keeper:
             return None, True
         return wanted, len(prepared) == len(stale)
 
-    def _start_child(self, model: str, resume: Point | None = None) -> Dialogue:
-        return Dialogue(self._launcher.start(model, resume), model, self._on_models)
+    def _start_child(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Dialogue:
+        child = self._launcher.start(model, resume, agent=agent)
+        self._fleet.tally.started += 1
+        return Dialogue(child, model, self._on_models, agent=agent)
 
     def _put_off(self, reason: str) -> None:
         log.warning("No spare could be started (%s); next try in %g s", reason, self._backoff)
@@ -255,6 +258,8 @@ class Keeper:
             if child.has_exited():
                 child.reap()
                 self._retiring.remove(retirement)
+                how = how_ended(child.returncode)
+                self._fleet.tally.ended[how] = self._fleet.tally.ended.get(how, 0) + 1
                 continue
             while retirement.steps and retirement.steps[0][0] <= now:
                 retirement.steps.pop(0)[1]()
@@ -315,6 +320,14 @@ class _Waker:
             os.close(self._read)
             os.close(self._write)
             self._read = self._write = -1
+
+
+def how_ended(returncode: int | None) -> str:
+    """`closed` at the end of its input, `terminated` by SIGTERM, `killed` by SIGKILL, whoever sent it; `crashed`."""
+    return _ENDS.get(returncode, "crashed")
+
+
+_ENDS: dict[int | None, str] = {0: "closed", -15: "terminated", 143: "terminated", -9: "killed"}
 
 
 def _memory_is_short() -> bool:

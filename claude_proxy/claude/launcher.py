@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import BadRequest, CliUnavailable
 from . import locate, processes
+from .agent import AgentOptions
 from .child import Child
 from .dialogue import Point
 from .locate import Installation, Login
@@ -65,8 +66,10 @@ ADDED_VARIABLES = {
 }
 
 
-def build_environment(environ: Mapping[str, str], *, use_api_key: bool) -> dict[str, str]:
-    """The environment of every child, less its own folders.
+def build_environment(
+    environ: Mapping[str, str], *, use_api_key: bool, added: Mapping[str, str] = ADDED_VARIABLES
+) -> dict[str, str]:
+    """The environment of every child, less its own folders. added: what its mode needs.
 
     A stray API key must not turn the use of a subscription into billed use, so keys are left out unless asked for.
     """
@@ -74,7 +77,7 @@ def build_environment(environ: Mapping[str, str], *, use_api_key: bool) -> dict[
     kept = {
         name: value for name, value in environ.items() if name not in removed and not name.startswith("CLAUDE_PROXY_")
     }
-    return {**kept, **ADDED_VARIABLES}
+    return {**kept, **added}
 
 
 class Launcher:
@@ -88,18 +91,21 @@ class Launcher:
         *,
         demo_url: str = "",
         persist: bool = False,
+        agent: AgentOptions | None = None,
     ) -> None:
         """`environ` as `build_environment` made it. state_folder: where the children's working folder lies; None for a
         run that leaves nothing behind.
 
         demo_url: a Messages API on loopback that takes any key; children then get a home folder of its own.
-        persist: let the CLI keep its sessions on disk, where they can be resumed.
+        persist: let the CLI keep its sessions on disk, where they can be resumed. agent: how agent children are
+        started; None where there are none.
         """
         self._claude = claude
         self._environ = dict(environ)
         self._state_folder = state_folder
         self._demo_url = demo_url
         self._persist = persist
+        self._agent = agent
         self._lock = threading.Lock()  # guards: _installation, _started, _run_folder
         self._installation: Installation | None = None
         self._run_folder: Path | None = None
@@ -131,20 +137,17 @@ class Launcher:
         """Whether the CLI is logged in; takes about half a second. Raises CliUnavailable."""
         return locate.read_login(self.installation().path, {**self._environ, **self._demo_variables()})
 
-    def start(self, model: str, resume: Point | None = None) -> Child:
-        """A new chat child whose model is `model`; `resume` loads a session, as a copy. Raises CliUnavailable.
+    def start(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Child:
+        """A new child whose model is `model`; `resume` loads a session, as a copy. Raises CliUnavailable.
 
         Always a copy: of two processes in one session the last writer's branch wins, and the other's turns vanish.
+        agent: one whose own tools run on this machine.
         """
-        argv = [str(self.installation().path), *CHAT_FLAGS, "--model", model]
-        if not self._persist:
-            argv.append("--no-session-persistence")
-        elif resume is not None:
-            argv += ["--resume", resume.session_id, "--fork-session", "--resume-session-at", resume.message_uuid]
         folder = self._next_folder()
-        own = {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder), **self._demo_variables()}
         try:
-            child = Child(argv, {**self._environ, **own}, self._kept_folder("empty"), folder)
+            argv, environ, cwd = self._describe(model, resume, agent)
+            own = {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder), **self._demo_variables()}
+            child = Child(argv, {**environ, **own}, cwd, folder, has_commands=agent)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise CliUnavailable(f"The Claude Code CLI could not be started: {error.strerror}") from error
@@ -154,8 +157,24 @@ class Launcher:
         self._record(child)
         return child
 
+    def _describe(self, model: str, resume: Point | None, agent: bool) -> tuple[list[str], Mapping[str, str], Path]:
+        """Command line, environment and working folder of a child."""
+        if agent:
+            if self._agent is None:
+                raise CliUnavailable("Agent mode is off")
+            flags, environ, cwd, keeps = self._agent.flags, self._agent.environ, self._agent.workdir, self._agent.keeps
+        else:
+            flags, environ, cwd, keeps = CHAT_FLAGS, self._environ, self._kept_folder("empty"), self._persist
+        argv = [str(self.installation().path), *flags, "--model", model]
+        if not keeps:
+            argv.append("--no-session-persistence")
+        elif resume is not None:
+            argv += ["--resume", resume.session_id, "--fork-session", "--resume-session-at", resume.message_uuid]
+        return argv, environ, cwd
+
     def forget_sessions(self, session_ids: Iterable[str]) -> int:
-        """Remove the CLI's own files of these sessions; returns how many there were."""
+        """Remove the CLI's own files of these sessions, what sub-agents said and long results included; returns how many
+        sessions there were."""
         environ = {**self._environ, **self._demo_variables()}
         config = environ.get("CLAUDE_CONFIG_DIR") or str(Path(environ.get("HOME", "~"), ".claude"))
         removed = 0
@@ -163,6 +182,7 @@ class Launcher:
             if not _UUID.fullmatch(session_id):
                 continue
             for path in Path(config, "projects").glob(f"*/{session_id}.jsonl"):
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed += 1
@@ -222,6 +242,7 @@ def clear_leftovers(parent: Path | None = None) -> int:
         if not _is_ours(folder) or _is_owned(folder):
             continue
         ended += _end_recorded(folder)
+        ended += processes.kill_marked(str(folder))
         shutil.rmtree(folder, ignore_errors=True)
     if ended:
         log.warning("Ended %d processes that an earlier proxy had left behind", ended)

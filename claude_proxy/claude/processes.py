@@ -61,6 +61,24 @@ def kill_family(pid: int, noted: dict[int, str]) -> None:
             send_signal(descendant, signal.SIGKILL)
 
 
+def kill_marked(folder: str) -> int:
+    """SIGKILL to every process whose TMPDIR is `folder` or lies in it; returns how many there were.
+
+    What a child's commands start inherits that variable, and keeps it when its parents are gone, whatever sessions and
+    parents it has by then. Linux only: elsewhere a process's environment cannot be relied on.
+    """
+    mark = b"TMPDIR=" + os.fsencode(folder)
+    below = mark + b"/"
+    found = 0
+    for entry in _entries():
+        with contextlib.suppress(OSError):
+            variables = Path("/proc", entry, "environ").read_bytes().split(b"\0")
+            if int(entry) != os.getpid() and any(one == mark or one.startswith(below) for one in variables):
+                send_signal(int(entry), signal.SIGKILL)
+                found += 1
+    return found
+
+
 def note(pids: tuple[int, ...]) -> dict[int, str]:
     """Processes with what tells them from later ones of the same number; those that are gone are left out."""
     births = {pid: started_at(pid) for pid in pids}
@@ -81,11 +99,19 @@ def _parents() -> dict[int, int]:
         rows = [line.split() for line in _ps("-axo", "pid=,ppid=").splitlines()]
         return {int(row[0]): int(row[1]) for row in rows if len(row) == 2}
     parents: dict[int, int] = {}
-    for entry in os.listdir("/proc"):
-        stat = _read_stat(Path("/proc", entry, "stat")) if entry.isdigit() else None
+    for entry in _entries():
+        stat = _read_stat(Path("/proc", entry, "stat"))
         if stat is not None:
             parents[int(entry)] = int(stat[1])
     return parents
+
+
+def _entries() -> list[str]:
+    """The numbers in /proc; none where there is no such thing."""
+    try:
+        return [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    except OSError:
+        return []
 
 
 def _read_stat(path: Path) -> list[str] | None:

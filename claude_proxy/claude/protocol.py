@@ -5,6 +5,7 @@ Rule: a line of an unknown type is `None` (new ones appear with almost every rel
 or a known type of another shape, is a `ProtocolError`. Shapes as recorded in `tests/data/transcripts`.
 """
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -105,17 +106,43 @@ class ToolCall(msgspec.Struct, frozen=True):
     tool_use_id: str
 
 
+class PermissionAsk(msgspec.Struct, frozen=True):
+    """`can_use_tool`: may this tool run with this input? Unanswered, the turn waits for as long as it takes."""
+
+    request_id: str
+    tool_name: str
+    input: dict[str, Any]
+    tool_use_id: str = ""
+
+
+class ControlCancel(msgspec.Struct, frozen=True):
+    """The CLI takes back a control request of its own."""
+
+    request_id: str
+
+
+class ToolProgress(msgspec.Struct, frozen=True):
+    """A tool still runs: no sign that it gets anywhere."""
+
+    tool_use_id: str = ""
+
+
 class UserLine(msgspec.Struct, frozen=True):
     """A `user` line: results that the CLI put into the history. `content` is raw."""
 
     message: dict[str, Any]
     parent_tool_use_id: str | None = None
+    uuid: str | None = None
+
+    def results(self) -> list[dict[str, Any]]:
+        """Its `tool_result` blocks, raw."""
+        content = self.message.get("content")
+        blocks = content if isinstance(content, list) else []
+        return [block for block in blocks if isinstance(block, dict) and "tool_use_id" in block]
 
     def answered_ids(self) -> tuple[str, ...]:
         """Ids of the tool calls that this line answers."""
-        content = self.message.get("content")
-        blocks = content if isinstance(content, list) else []
-        return tuple(block["tool_use_id"] for block in blocks if isinstance(block, dict) and "tool_use_id" in block)
+        return tuple(block["tool_use_id"] for block in self.results())
 
 
 class Init(msgspec.Struct, frozen=True):
@@ -136,13 +163,39 @@ class ApiRetry(msgspec.Struct, frozen=True):
     retry_delay_ms: float = 0.0
 
 
+class LimitWindow(msgspec.Struct, frozen=True):
+    """One window of the plan, as `RateLimitInfo`; its `rejected` alone does not mean that requests are refused."""
+
+    status: str | None = None
+    resets_at: float | None = msgspec.field(name="resetsAt", default=None)
+    utilization: float | None = None
+
+
 class RateLimitInfo(msgspec.Struct, frozen=True):
-    """`status` is allowed, allowed_warning or rejected; `resets_at` in Unix seconds; `utilization` 0 to 1."""
+    """`status` is allowed, allowed_warning or rejected; `resets_at` in Unix seconds; `utilization` 0 to 1, or more.
+
+    Without `rate_limit_type` it is said of no window. windows: raw, see `all_windows`. Where `is_using_overage` or
+    `overage_in_use`, a rejected window refuses nothing: paid use goes on. Source: `SDKRateLimitInfo` of
+    `@anthropic-ai/claude-agent-sdk` 0.3.329.
+    """
 
     status: str = "allowed"
     resets_at: float | None = msgspec.field(name="resetsAt", default=None)
     rate_limit_type: str | None = msgspec.field(name="rateLimitType", default=None)
     utilization: float | None = None
+    windows: Any = msgspec.field(name="unifiedWindows", default=None)
+    overage_status: str | None = msgspec.field(name="overageStatus", default=None)
+    overage_resets_at: float | None = msgspec.field(name="overageResetsAt", default=None)
+    is_using_overage: bool | None = msgspec.field(name="isUsingOverage", default=None)
+    overage_in_use: bool | None = msgspec.field(name="overageInUse", default=None)
+
+    def all_windows(self) -> dict[str, LimitWindow]:
+        """Every window that the API told of, by type; those of another shape are left out: no turn may fail for it."""
+        found = {}
+        for name, raw in (self.windows if isinstance(self.windows, dict) else {}).items():
+            with contextlib.suppress(msgspec.ValidationError):
+                found[str(name)] = msgspec.convert(raw, LimitWindow)
+        return found
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -151,12 +204,20 @@ class RateLimit(msgspec.Struct, frozen=True):
     rate_limit_info: RateLimitInfo
 
 
+class FinishedBlock(msgspec.Struct, frozen=True):
+    type: str = ""
+    id: str = ""
+    name: str = ""
+    input: Any = None
+
+
 class FinishedMessage(msgspec.Struct, frozen=True):
     model: str = ""
+    content: tuple[FinishedBlock, ...] = ()
 
 
 class Assistant(msgspec.Struct, frozen=True):
-    """A finished block; of interest here only where it is a notice of the CLI (`error`, model `<synthetic>`)."""
+    """A finished block: a tool call with its whole input, or a notice of the CLI (`error`, model `<synthetic>`)."""
 
     message: FinishedMessage = FinishedMessage()
     parent_tool_use_id: str | None = None
@@ -178,13 +239,17 @@ class Result(msgspec.Struct, frozen=True):
     usage: Usage = Usage()
     session_id: str = ""
     structured_output: Any = None
+    total_cost_usd: float | None = None
 
 
 Inbound = (
     StreamEvent
     | ControlResponse
     | ControlRequest
+    | ControlCancel
     | ToolCall
+    | PermissionAsk
+    | ToolProgress
     | UserLine
     | Init
     | ApiRetry
@@ -200,6 +265,8 @@ _DECODERS: dict[tuple[str, str | None], msgspec.json.Decoder[Inbound]] = {
         ("stream_event", None, StreamEvent),
         ("control_response", None, ControlResponse),
         ("control_request", None, ControlRequest),
+        ("control_cancel_request", None, ControlCancel),
+        ("tool_progress", None, ToolProgress),
         ("system", "init", Init),
         ("system", "api_retry", ApiRetry),
         ("rate_limit_event", None, RateLimit),
@@ -218,7 +285,18 @@ def parse_line(line: bytes) -> Inbound | None:
         inbound = decoder.decode(line) if decoder is not None else None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError("The CLI wrote a line that is not its protocol") from error
-    return (_parse_call(inbound) or inbound) if isinstance(inbound, ControlRequest) else inbound
+    return (_parse_call(inbound) or _parse_ask(inbound) or inbound) if isinstance(inbound, ControlRequest) else inbound
+
+
+def _parse_ask(request: ControlRequest) -> PermissionAsk | None:
+    """The `can_use_tool` inside a control request, if that is what it is."""
+    raw = request.request
+    if raw.get("subtype") != "can_use_tool":
+        return None
+    name, arguments, call = raw.get("tool_name"), raw.get("input"), raw.get("tool_use_id")
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise ProtocolError("The CLI asked for a permission without saying which")
+    return PermissionAsk(request.request_id, name, arguments, call if isinstance(call, str) else "")
 
 
 def _parse_call(request: ControlRequest) -> ToolCall | None:
@@ -261,13 +339,13 @@ class LineBuffer:
         return lines
 
 
-def build_initialize(request_id: str, system: str | None, extra: dict[str, Any]) -> bytes:
+def build_initialize(request_id: str, system: str | None, extra: dict[str, Any], *, keeps_own: bool = False) -> bytes:
     """Once per process: the system prompt replaces the CLI's own; an empty list means none at all.
 
-    extra: the manifest of the client's tools, `jsonSchema`.
+    extra: the manifest of the client's tools, `jsonSchema`. keeps_own: without a system prompt the CLI's own stays.
     """
-    prompt = [] if system is None else [system]
-    return build_control(request_id, {"subtype": "initialize", "systemPrompt": prompt, **extra})
+    prompt = {} if system is None and keeps_own else {"systemPrompt": [] if system is None else [system]}
+    return build_control(request_id, {"subtype": "initialize", **prompt, **extra})
 
 
 def build_set_model(request_id: str, model: str) -> bytes:
@@ -280,6 +358,11 @@ def build_settings(request_id: str, settings: dict[str, Any]) -> bytes:
     return build_control(request_id, {"subtype": "apply_flag_settings", "settings": settings})
 
 
+def build_get_usage(request_id: str) -> bytes:
+    """How much of the plan is used, without a look at local transcripts; what is sent later does not wait for it."""
+    return build_control(request_id, {"subtype": "get_usage", "skip_behaviors": True, "detached": True})
+
+
 def build_control(request_id: str, request: dict[str, Any]) -> bytes:
     """Any control request, as a line."""
     return _line({"type": "control_request", "request_id": request_id, "request": request})
@@ -289,6 +372,15 @@ def build_refusal(request_id: str, reason: str) -> bytes:
     """The answer to a control request that is not served here."""
     answer = {"subtype": "error", "request_id": request_id, "error": reason}
     return _line({"type": "control_response", "response": answer})
+
+
+def build_permission(ask: PermissionAsk, allow: bool, message: str) -> bytes:
+    """The answer to `can_use_tool`; the message is told to the model where it is a denial."""
+    answer: dict[str, Any] = {"behavior": "allow", "updatedInput": ask.input}
+    if not allow:
+        answer = {"behavior": "deny", "message": message}
+    response = {"subtype": "success", "request_id": ask.request_id, "response": answer}
+    return _line({"type": "control_response", "response": response})
 
 
 def build_tool_answer(call: ToolCall, result: ToolResult) -> bytes:

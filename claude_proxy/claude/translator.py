@@ -10,18 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..conversation import AnswerBlock, Text, Thinking, ToolUse
-from ..errors import (
-    BadRequest,
-    BodyTooLarge,
-    ContextTooLong,
-    ModelNotFound,
-    NotAuthenticated,
-    Overloaded,
-    PlanLimitReached,
-    ProxyError,
-    RateLimited,
-    UpstreamError,
-)
+from ..errors import BadRequest, UpstreamError
 from ..events import (
     BlockStart,
     BlockStop,
@@ -35,7 +24,7 @@ from ..events import (
     Usage,
 )
 from . import protocol
-from .locate import build_advice
+from .failures import FINAL_STATUSES, classify_result, classify_retry
 from .protocol import (
     ApiEvent,
     ApiRetry,
@@ -57,10 +46,6 @@ SYNTHETIC = "<synthetic>"
 
 # After these the CLI asks the API to go on, by itself and with a note of its own in the history.
 CONTINUED_BY_CLI = frozenset(("max_tokens", "refusal", "model_context_window_exceeded"))
-TOO_LONG = frozenset(("blocking_limit", "prompt_too_long"))
-
-# The CLI tries these again for a while; another try cannot mend them, or the client must be told when to come back.
-FINAL_STATUSES = frozenset((400, 401, 403, 404, 413, 429))
 
 
 class Translator:
@@ -110,7 +95,7 @@ class Translator:
             case Init():
                 self._check_tools(inbound)
             case ApiRetry() if inbound.error_status in FINAL_STATUSES:
-                raise self._classify(inbound.error_status, f"The API answered {inbound.error_status}", inbound)
+                raise classify_retry(inbound, self.rate_limit, self._now)
             case Result():
                 return self._finish(inbound)
         return []
@@ -146,7 +131,7 @@ class Translator:
         return [MessageStart(event.message.id, event.message.model, self._usage)]
 
     def _open(self, upstream_index: int, raw: StreamBlock | None) -> list[Event]:
-        block = _parse_block(raw)
+        block = parse_block(raw)
         if block is None:
             return []
         if isinstance(block, ToolUse):
@@ -233,7 +218,7 @@ class Translator:
 
     def _finish(self, result: Result) -> list[Event]:
         if result.is_error:
-            raise self._classify(result.api_error_status, result.result or "The Claude Code CLI failed", result)
+            raise classify_result(result, self._notice, self.rate_limit, self._now)
         if not self.started:
             raise UpstreamError("The Claude Code CLI ended the turn without an answer")
         if self._stop is None:
@@ -257,36 +242,6 @@ class Translator:
         closing: list[Event] = [BlockStop(index) for index in sorted(self._indexes.values())]
         return [*closing, self._stop]
 
-    def _classify(self, status: int | None, message: str, source: Result | ApiRetry) -> ProxyError:
-        notice = self._notice.error if self._notice is not None else None
-        if isinstance(source, Result) and source.terminal_reason in TOO_LONG:
-            return ContextTooLong("The conversation is longer than the model's context: prompt is too long")
-        if status in (401, 403) or (status is None and notice == "authentication_failed"):
-            return NotAuthenticated(f"The Claude Code CLI is not logged in. Run: {build_advice('claude')}")
-        if status == 429:
-            return self._limit(source)
-        known, own_message = _BY_STATUS.get(status or 0, (UpstreamError, None))
-        return known(own_message or message)
-
-    def _limit(self, source: Result | ApiRetry) -> ProxyError:
-        info = self.rate_limit
-        if info is not None and info.status == "rejected" and info.resets_at is not None:
-            # A plain 429 is reported as rejected too, but only a plan's window says when it is reset.
-            left = max(1.0, info.resets_at - self._now)
-            return PlanLimitReached("The plan's limit is reached; nothing is taken until it is reset", retry_after=left)
-        wait = source.retry_delay_ms / 1000 if isinstance(source, ApiRetry) else None
-        return RateLimited("The API takes no more requests at the moment", retry_after=max(1.0, wait or 0.0))
-
-
-_OVERLOADED = "The API is overloaded; try again in a moment"
-_BY_STATUS: dict[int, tuple[type[ProxyError], str | None]] = {
-    400: (BadRequest, None),
-    404: (ModelNotFound, "The model does not exist, or this account has no access to it"),
-    413: (BodyTooLarge, "The conversation is larger than the API takes (32 MB)"),
-    503: (Overloaded, _OVERLOADED),
-    529: (Overloaded, _OVERLOADED),
-}
-
 
 def merge_usage(known: Usage, update: protocol.Usage | None) -> Usage:
     """Counts of a later event replace those of an earlier one, where it has them."""
@@ -307,7 +262,7 @@ def _first(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _parse_block(raw: StreamBlock | None) -> AnswerBlock | None:
+def parse_block(raw: StreamBlock | None) -> AnswerBlock | None:
     match raw:
         case StreamBlock("text"):
             return Text(raw.text)

@@ -10,7 +10,9 @@ from typing import Any
 
 from ..conversation import Message
 from ..events import Event
+from .agent_translator import AgentTranslator
 from .dialogue import Dialogue, Profile
+from .protocol import Inbound
 from .translator import Translator
 
 
@@ -49,15 +51,24 @@ def last_stable(messages: Sequence[Message]) -> int | None:
 
 
 def answer_turn(
-    dialogue: Dialogue, messages: Sequence[Message], translator: Translator, alive: Callable[[], None]
+    dialogue: Dialogue,
+    messages: Sequence[Message],
+    translator: Translator | AgentTranslator,
+    alive: Callable[[], None],
+    heed: Callable[[Inbound], None] = lambda inbound: None,
 ) -> Iterator[Event]:
-    """Ask the question, or answer the parked calls, and yield what comes. Raises what both arguments do."""
+    """Ask the question, or answer the parked calls, and yield what comes. Raises what both arguments do.
+
+    heed: called with each message once it has been translated, before its events are yielded.
+    """
     if dialogue.is_parked:
         dialogue.answer(messages[-1])
     else:
         dialogue.ask(messages[-1])
     while not translator.done:
-        events = translator.feed(dialogue.receive(alive))
-        if translator.cut:
+        inbound = dialogue.receive(alive)
+        events = translator.feed(inbound)
+        if translator.cut and not dialogue.agent:
             dialogue.stop_now()  # before anything else: the CLI is about to ask the API to go on
+        heed(inbound)
         yield from events

@@ -58,7 +58,9 @@ class Watch:
 class Watchdog:
     """The watches and the thread that sweeps them every `interval` seconds."""
 
-    def __init__(self, clock: Clock, interval: float = 0.5) -> None:
+    def __init__(self, clock: Clock, interval: float = 0.5, chore: Callable[[], object] = lambda: None) -> None:
+        """`chore`: what else has deadlines; called with every sweep, must never raise."""
+        self._chore = chore
         self._clock = clock
         self._interval = interval
         self._lock = threading.Lock()  # guards: _watches
@@ -91,6 +93,7 @@ class Watchdog:
             calls = [call for watch in self._watches for call in watch.due(now)]
         for call in calls:
             call()
+        self._chore()
         return len(calls)
 
     def _run(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from claude_proxy import service
 from claude_proxy.claude import keeper
+from claude_proxy.claude.protocol import RateLimitInfo
 from tests.fake_cli import Script, kill_everything
 from tests.harness import Proxy
 from tests.leaks import temporary_folder
@@ -43,6 +44,14 @@ def shared_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
             yield proxy
         kill_everything(proxy.claude)
     assert not list(folder.glob("claude-proxy-*"))
+
+
+@pytest.fixture(autouse=True)
+def no_plan_limit_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A plan's limit that one test met is remembered, as it must be; the shared proxy's next test shall not meet it."""
+    yield
+    if "shared_proxy" in request.fixturenames:
+        request.getfixturevalue("shared_proxy").service.plan_limits.note(RateLimitInfo())
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.fake_cli import Script, claude, install, kill_everything, read_log, wait_for_log
@@ -222,6 +223,16 @@ def load_transcript(name: str) -> list[tuple[str, Json]]:
 BASH = 'call=Bash:{"command":"echo hi from bash","description":"say hi"}'
 PLAYS: dict[str, Script] = {
     "agent_bash": Script((BASH, 'reply=["Tool ","said: ","hi ","from ","bash"]')),
+    "agent_max_turns": Script(('call=Bash:{"command":"echo one"}',)),
+    "agent_permissions": Script(
+        (
+            *('call#1=Bash:{"command":"touch a; echo hello"}', 'reply#1=["Tool ","said: ","hello"]'),
+            *('call#2=Bash:{"command":"touch b; echo hello"}', 'call#3=Bash:{"command":"touch c"}'),
+        )
+    ),
+    "agent_tool_progress": Script(
+        ('call=Bash:{"command":"sleep 31"}', "progress@tool:1", f"reply={json.dumps(list('abcdefg'))}")
+    ),
     "api_retry_429": Script(("retry=429", "error=429")),
     "chat_two_turns": Script(),
     "client_tool_calls_parallel": Script((CALL, 'call=Read:{"path":"/x"}', 'reply=["a","b","c","d","e","f","g","h"]')),
@@ -234,7 +245,14 @@ PLAYS: dict[str, Script] = {
     "thinking": Script(("thinking=let me think about it", 'deltas=["I ","thought."]')),
     **{f"api_error_{status}": Script((f"error={status}",)) for status in (400, 401, 413, 429, 500, 529)},
 }
-FLAGS = {"agent_bash": ("--tools", "Bash,Read", "--permission-mode", "bypassPermissions")}
+FLAGS = {
+    "agent_bash": ("--tools", "Bash,Read", "--permission-mode", "bypassPermissions"),
+    "agent_max_turns": ("--tools", "Bash", "--max-turns", "1"),
+    "agent_permissions": ("--tools", "Bash", "--permission-prompt-tool", "stdio"),
+    "agent_tool_progress": ("--tools", "Bash"),
+}
+# No contract test needs a sub-agent.
+NOT_PLAYED = frozenset(("agent_subagent",))
 
 
 def test_every_directive_is_in_the_table_and_is_acted_out() -> None:
@@ -246,7 +264,7 @@ def test_every_directive_is_in_the_table_and_is_acted_out() -> None:
 
 def test_every_recording_is_played() -> None:
     """A new recording needs a script."""
-    assert set(PLAYS) == {file.stem for file in TRANSCRIPTS.glob("*.jsonl")}
+    assert set(PLAYS) | NOT_PLAYED == {file.stem for file in TRANSCRIPTS.glob("*.jsonl")}
 
 
 @pytest.mark.parametrize("name", PLAYS)
@@ -552,6 +570,37 @@ def test_a_grandchild_holds_stdout_after_the_exit(start: Start) -> None:
     assert select.select([fake.process.stdout], [], [], 0)[0] == []
     os.kill(grandchild, signal.SIGKILL)
     assert fake.read_to_end() == []
+
+
+def test_a_command_of_a_tool_is_left_without_parents_in_a_session_of_its_own(start: Start) -> None:
+    """It has the environment of the CLI, and does not hold stdout open."""
+    fake = start("call=Bash:{}", "command@tool:1", "crash@tool:1=3", environment={"TMPDIR": "/nowhere"})
+    fake.send(user("hello"))
+    assert kind_of(fake.read_to_end()[-1]) == "message_stop" and fake.wait() == 3
+    (command,) = read_log(fake.claude)[0].grandchildren
+    assert os.getsid(command) != command and os.getsid(command) != os.getsid(0)
+    assert psutil.Process(command).environ()["TMPDIR"] == "/nowhere"
+    assert psutil.Process(command).ppid() != fake.process.pid
+
+
+ASKS = ("--permission-prompt-tool", "stdio", "--allowedTools", "Read,Write(*.txt)")
+
+
+def test_tools_that_are_not_allowed_ask_one_after_the_other(start: Start) -> None:
+    """Each before it runs; one that is allowed does not ask, and things can happen while it runs."""
+    fake = start("call=Bash:{}", "call=Read:{}", "call=Grep:{}", "progress@tool:2", flags=ASKS)
+    fake.send(user("hello"))
+    before = fake.read_until("control_request")
+    asked = before[-1]["request"]
+    assert (asked["subtype"], asked["tool_name"], kind_of(before[-2])) == ("can_use_tool", "Bash", "message_delta")
+    fake.send(answer_to(before[-1], response={"behavior": "allow"}))
+    between = fake.read_until("control_request")
+    assert kinds(between) == ["message_stop", "user", "tool_progress", "user", "control_request"]
+    fake.send(answer_to(between[-1], response={"behavior": "deny", "message": "no"}))
+    after = fake.read_until("result")
+    assert after[0]["message"]["content"][0]["is_error"] is True
+    assert text_of(after) == "Tool said: Bash done Read done no"
+    assert [denial["tool_name"] for denial in after[-1]["permission_denials"]] == ["Grep"]
 
 
 def test_stdin_can_be_closed_early(start: Start) -> None:

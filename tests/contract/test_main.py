@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from claude_proxy import __main__ as program
-from claude_proxy import logs
+from claude_proxy import config, logs
 from claude_proxy.claude.fleet import Counts
 from claude_proxy.config import Config
 from claude_proxy.service import Service, Status
@@ -26,7 +26,7 @@ FAKE = "cli"
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's environment without settings; what the program changes in this process is put back."""
     for name in list(os.environ):
-        if name.startswith("CLAUDE") or name in ("PORT", "HOST", "DEBUG", "PROXY_API_KEY"):
+        if name.startswith("CLAUDE") or name in config.FAMILY_VARIABLES:
             monkeypatch.delenv(name)
     for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))

@@ -55,6 +55,24 @@ def proxy(shared: RealProxy) -> RealProxy:
     return shared
 
 
+@pytest.fixture(scope="module")
+def shared_agent(clean_module: Path, cli: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProxy]:
+    """One proxy with `--agent` and a working folder of its own, for all tests of a module that can share it."""
+    folder = tmp_path_factory.mktemp("agent")
+    (folder / "work").mkdir()
+    with closing(RealProxy(folder, cli, {"agent": True, "workdir": str(folder / "work")})) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def agent(shared_agent: RealProxy) -> RealProxy:
+    """The module's proxy with `--agent`, without a conversation, and with nothing recorded upstream."""
+    shared_agent.wait_until_idle()
+    assert shared_agent.send(None, path="/v1/sessions", method="DELETE").answer().status == 200
+    shared_agent.forget()
+    return shared_agent
+
+
 @pytest.fixture
 def start(clean_module: Path, cli: Path, tmp_path: Path) -> Iterator[Start]:
     """Start a proxy of the test's own: `start(strict=True)`; `api=`, `folder=` for one that is started again."""

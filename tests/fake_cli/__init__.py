@@ -36,6 +36,8 @@ class Script:
     """Only in turns whose user text contains the key."""
     version: str = VERSION
     logged_in: bool = True
+    plan: Mapping[str, Any] | str | None = None
+    """`rate_limits` as `get_usage` answers them; None: no plan; `refused`: an error; `silent`: no answer."""
     recorded_variables: tuple[str, ...] = ()
     """Names of environment variables whose values go into the log."""
 

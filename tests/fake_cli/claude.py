@@ -27,7 +27,8 @@ Shapes of the answer (no point):
 | `stop=REASON` | any reason as it is; `stop_sequence:END` names the sequence; `max_tokens` and |
 | | `refusal:once` go on with a second message, as the CLI does by itself; `refusal` is refused again |
 | `call=NAME:{…}` | a tool call (repeatable). The client's tool: `tools/call`, waits, echoes the results; |
-| | `StructuredOutput`: ends the turn; any other: the CLI runs it itself |
+| | `StructuredOutput`: ends the turn; any other: the CLI runs it itself, one after the other, and asks |
+| | `can_use_tool` first where `--permission-prompt-tool` is given and `--allowedTools` does not name it |
 | `error=STATUS` | no answer: `<synthetic>` text, `api_error_status`: 400 401 403 404 413 429 500 529 |
 | `not_logged_in` | likewise, without a status |
 | `too_long` | likewise, "Prompt is too long", `terminal_reason` `blocking_limit` |
@@ -36,7 +37,7 @@ Shapes of the answer (no point):
 
 Points: `boot` (before stdin is read), `initialize`, `replay` (a `shouldQuery: false` line), `turn` (before
 anything is written), `request` (after `system/status`; meant where none is given), `message_start`,
-`delta:N` (after N text deltas in all), `last_delta`, `end` (after the last `message_stop`), `result` (right
+`delta:N` (after N text deltas in all), `tool:N` (while the N-th of the CLI's own tools runs), `last_delta`, `end` (after the last `message_stop`), `result` (right
 after it), `signal` (SIGUSR1 while idle). `#n`: only the n-th turn, replayed line, initialize or signal of
 the process. Several at one point happen as written.
 
@@ -52,6 +53,9 @@ What happens at a point:
 | `unknown`, `emit=JSON` | a message of an unknown type; any message |
 | `stderr=TEXT` | a line on stderr |
 | `grandchild[=SECONDS]` | a process in a session of its own that holds stdout and stderr open (300) |
+| `command[=SECONDS]` | what a shell of the Bash tool leaves running (300): a session of its own, the environment |
+| | of the CLI, no parent |
+| `progress` | `tool_progress` of the tool that runs |
 | `retry=STATUS` | `system/api_retry` |
 | `rate_limit=STATUS[:EPOCH]` | `rate_limit_event`: allowed, allowed_warning, rejected |
 | `subagent=TEXT` | a whole message of a sub-agent (`parent_tool_use_id`) |
@@ -86,7 +90,7 @@ SHAPES = frozenset(
 )
 ACTIONS = frozenset(
     "crash kill stall sleep ignore_term deaf close_stdin garbage unknown emit stderr grandchild retry"
-    " rate_limit subagent synthetic ask restart unasked".split()
+    " rate_limit subagent synthetic ask restart unasked command progress".split()
 )
 POINTS = frozenset("boot initialize replay turn request message_start last_delta end result signal".split())
 
@@ -154,6 +158,7 @@ CONTINUE = "Output token limit hit. Resume directly — no apology, no recap of 
 REFUSED = "Your response above was stopped by a safety classifier — this is not a tool or API error."
 CALL_LOST = "The tool call was interrupted before a result was received."
 CALL_STOPPED = "The user doesn't want to proceed with this tool use. The tool use was rejected."
+LIMIT_REACHED = "Reached maximum number of turns ({})"
 
 
 class Directive(NamedTuple):
@@ -167,7 +172,7 @@ class Directive(NamedTuple):
 
 # What the arguments must be; where this is silent any text will do.
 ARGUMENTS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("words", "huge", "crash", "plan_limit", "grandchild"), int),
+    **dict.fromkeys(("words", "huge", "crash", "plan_limit", "grandchild", "command"), int),
     **dict.fromkeys(("delay", "sleep"), float),
     **dict.fromkeys(("deltas", "reply", "usage", "emit"), json.loads),
     **dict.fromkeys(("error", "retry"), lambda status: API_ERRORS[int(status)]),
@@ -175,7 +180,7 @@ ARGUMENTS: dict[str, Callable[[str], Any]] = {
     "garbage": lambda kind: GARBAGE[kind],
 }
 # Those that mean something without an argument.
-OPTIONAL = frozenset("huge crash grandchild garbage".split())
+OPTIONAL = frozenset("huge crash grandchild command garbage".split())
 
 
 def parse_directive(text: str) -> Directive:
@@ -186,7 +191,7 @@ def parse_directive(text: str) -> Directive:
     if name in ACTIONS:
         point = point or "request"
         kind, _, count = point.partition(":")
-        known = point in POINTS or (kind == "delta" and count.isdigit() and int(count) > 0)
+        known = point in POINTS or (kind in ("delta", "tool") and count.isdigit() and int(count) > 0)
     else:
         known = name in SHAPES and not point
     if not known or (nth and not (nth.isdigit() and int(nth) > 0)):
@@ -385,6 +390,32 @@ def build_tool_result(call: str, content: Any, **extra: Any) -> Json:
     return build_user([block], tool_use_result=content, tool_result_meta=meta)
 
 
+def build_denied_result(call: str, message: str, **meta: Any) -> Json:
+    """The `user` line that tells the model that a tool was not run."""
+    block = {"type": "tool_result", "content": message, "is_error": True, "tool_use_id": call}
+    return build_user([block], tool_use_result=f"Error: {message}", tool_result_meta=[{"id": call} | meta])
+
+
+def build_question(name: str, arguments: Json, call: str) -> Json:
+    """The body of a `can_use_tool` request."""
+    about = str(arguments.get("command", name))
+    rule = {"toolName": name, "ruleContent": about}
+    return {
+        "subtype": "can_use_tool",
+        "tool_name": name,
+        "display_name": name,
+        "input": arguments,
+        "description": about,
+        "permission_suggestions": [
+            {"type": "addRules", "rules": [rule], "behavior": "allow", "destination": "localSettings"},
+            {"type": "addDirectories", "directories": [os.getcwd()], "destination": "session"},
+            {"type": "setMode", "mode": "acceptEdits", "destination": "session"},
+        ],
+        "blocked_path": os.path.join(os.getcwd(), "a"),
+        "tool_use_id": call,
+    }
+
+
 def build_rate_limit(status: str, resets_at: int) -> Json:
     """`rate_limit_event`, as the CLI makes it from the `anthropic-ratelimit-unified-*` headers."""
     window = {"utilization": 0.9, "resetsAt": resets_at, "status": status, "surpassedThreshold": 0.9}
@@ -442,6 +473,7 @@ class State:
         self.changed = threading.Condition()  # guards: all that follows
         self.inbox: collections.deque[Json] = collections.deque()
         self.answers: dict[str, Json] = {}
+        self.asked: list[str] = []  # ids of the questions of permission that wait
         self.busy = False
         self.interrupted = False
         self.ended = False
@@ -511,6 +543,9 @@ class Cli:
         self.permission_mode = option(argv, "--permission-mode", "default")
         self.model = resolve_model(option(argv, "--model", "default"))
         self.builtin_tools = [name for name in option(argv, "--tools", "").split(",") if name]
+        self.asks = option(argv, "--permission-prompt-tool", "") == "stdio"
+        self.allowed = {rule.partition("(")[0].strip() for rule in option(argv, "--allowedTools", "").split(",")}
+        self.max_turns = int(option(argv, "--max-turns", "0"))
         self.client_tools: dict[str, str] = {}  # name: server
         self.servers: list[Json] = []
         self.settings: Json = {}
@@ -743,7 +778,7 @@ class Reader(threading.Thread):
             "initialize": self.initialize,
             "set_model": self.set_model,
             "apply_flag_settings": self.apply_flag_settings,
-            "interrupt": lambda _: {"response": {"still_queued": []}},
+            "interrupt": self.interrupt,
             "get_usage": self.get_usage,
         }
         response: Json = {"subtype": "success", "request_id": request_id}
@@ -793,14 +828,27 @@ class Reader(threading.Thread):
         self.cli.settings = self.cli.settings | request.get("settings", {})
         return {}
 
+    def interrupt(self, _request: Json) -> Json:
+        """Questions that wait are taken back first."""
+        with self.cli.state.changed:
+            asked, self.cli.state.asked = self.cli.state.asked, []
+        for request_id in asked:
+            self.cli.emit({"type": "control_cancel_request", "request_id": request_id})
+        return {"response": {"still_queued": []}}
+
     def get_usage(self, _request: Json) -> Json:
-        """As for a login without a plan."""
+        """As for a login without a plan, unless the script has one."""
+        limits = self.cli.script["plan"]
+        if limits == "refused":
+            raise Refused("get_usage failed", "failed")
+        if limits == "silent":
+            raise Unanswered
         session = dict.fromkeys(("total_cost_usd", "total_api_duration_ms", "total_duration_ms"), 0)
         session |= dict.fromkeys(("total_lines_added", "total_lines_removed"), 0)
         plan = {
-            "subscription_type": None,
-            "rate_limits_available": False,
-            "rate_limits": None,
+            "subscription_type": "max" if limits else None,
+            "rate_limits_available": bool(limits),
+            "rate_limits": limits,
             "behaviors": None,
         }
         return {"response": {"session": {**session, "model_usage": {}}, **plan}}
@@ -813,6 +861,7 @@ class Stage:
         self.cli = cli
         self.directives = [one for one in directives if one.nth in (0, nth)]
         self.parent: str | None = None
+        self.running = ("Bash", "toolu_none")  # the tool that runs: name, tool_use id
 
     def happen(self, point: str) -> None:
         """Do what was asked for at this point, once."""
@@ -871,6 +920,22 @@ class Stage:
         pid = os.posix_spawn("/bin/sleep", sleep, {}, file_actions=[null], setsid=True, setsigmask=[])
         self.cli.log.write("grandchild", pid=pid)
 
+    def _do_command(self, argument: str) -> None:
+        # The shell ends at once, so that nothing but the environment tells whose command this is.
+        read, write = os.pipe()
+        shell = ["sh", "-c", f"sleep {argument or LIFETIME} >/dev/null 2>&1 & echo $!"]
+        files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, write, 1)]
+        pid = os.posix_spawn("/bin/sh", shell, os.environ, file_actions=files, setsid=True, setsigmask=[])
+        os.close(write)
+        with open(read, encoding="ascii") as said:
+            self.cli.log.write("grandchild", pid=int(said.read()))
+        os.waitpid(pid, 0)
+
+    def _do_progress(self, _argument: str) -> None:
+        name, call = self.running
+        progress = {"type": "tool_progress", "tool_use_id": f"{call}-heartbeat-0", "tool_name": name}
+        self.emit(progress | {"parent_tool_use_id": call, "elapsed_time_seconds": 30, "heartbeat": True})
+
     def _do_retry(self, argument: str) -> None:
         status = int(argument)
         retry = {"attempt": 1, "max_retries": 10, "retry_delay_ms": 60_000, "error_status": status}
@@ -892,7 +957,7 @@ class Stage:
         subtype = argument or "can_use_tool"
         request: Json = {"subtype": subtype}
         if subtype == "can_use_tool":
-            request |= {"tool_name": "Bash", "input": {"command": "true"}, "tool_use_id": "toolu_ask"}
+            request = build_question("Bash", {"command": "true"}, "toolu_ask")
         request_id = new_id()
         self.emit({"type": "control_request", "request_id": request_id, "request": request})
         self.wait(lambda: request_id in self.cli.state.answers)
@@ -922,6 +987,9 @@ class Turn(Stage):
         self.usage: Json = USAGE
         self.used: list[Json] = []
         self.parked: dict[str, str] = {}  # request_id: tool_use id
+        self.asked: dict[str, str] = {}  # tool_use id: request_id of the question whether it may run
+        self.tools_run = 0
+        self.denials: list[Json] = []
         self.model = self.shape.get("model") or cli.model
 
     def run(self) -> None:
@@ -939,7 +1007,7 @@ class Turn(Stage):
         self.cli.state.tell(busy=False, interrupted=False)
         used = {self.model: {name: sum(one[name] for one in self.used) for name in USAGE}} if self.used else {}
         usage = build_usage(used.get(self.model, NO_USAGE) if result["subtype"] == "success" else NO_USAGE)
-        result = {"usage": usage, "num_turns": 1 + self.user_lines} | result
+        result = {"usage": usage, "num_turns": 1 + self.user_lines, "permission_denials": self.denials} | result
         self.cli.finish(result, used, "bytewise" in self.shape)
         self.happen("result")
 
@@ -1079,8 +1147,12 @@ class Turn(Stage):
             self.end_message()
             arguments = self.calls[0][1]
             return self.ended("tool_use", result=arguments, structured_output=json.loads(arguments))
-        self.finish_message("tool_use", None)
+        self.end_content("tool_use", None)
+        self.ask_permission(*self.calls[0], tool_ids[0])
+        self.end_message()
         said = self.give_results(tool_ids)
+        if self.cli.max_turns == 1:
+            return self.stop_at_limit()
         self.status()
         self.say(self.reply("Tool said: " + " ".join(said)), "end_turn")
         return self.ended("end_turn")
@@ -1092,14 +1164,60 @@ class Turn(Stage):
         answers = {tool_id: state.answers.get(request_id) for request_id, tool_id in self.parked.items()}
         self.parked = {}
         said = []
-        for (name, _), tool_id in zip(self.calls, tool_ids):
-            content, is_error = f"{name} done", False
-            if tool_id in answers:
-                content, is_error = parse_tool_answer(answers[tool_id])
-            flag = {"is_error": is_error} if is_error or tool_id not in answers else {}
-            self.user(build_tool_result(tool_id, content, **flag))
+        for (name, arguments), tool_id in zip(self.calls, tool_ids):
+            if tool_id not in answers:
+                said.append(self.run_tool(name, arguments, tool_id))
+                continue
+            content, is_error = parse_tool_answer(answers[tool_id])
+            self.user(build_tool_result(tool_id, content, **({"is_error": True} if is_error else {})))
             said.append(content if isinstance(content, str) else " ".join(part.get("text", "") for part in content))
         return said
+
+    def run_tool(self, name: str, arguments: str, tool_id: str) -> str:
+        """One of the CLI's own: its permission, what happens while it runs, its `user` line; the text of that."""
+        self.ask_permission(name, arguments, tool_id)
+        denied = self.await_permission(tool_id)
+        if denied is not None:
+            self.denials.append({"tool_name": name, "tool_use_id": tool_id, "tool_input": json.loads(arguments)})
+            decision = {"decision": "reject", "source": "user_reject"}
+            kind = {"non_execution_kind": "permission-rule", "permission_decision": decision}
+            self.user(build_denied_result(tool_id, denied, **kind))
+            return denied
+        self.tools_run += 1
+        self.running = (name, tool_id)
+        self.happen(f"tool:{self.tools_run}")
+        self.user(build_tool_result(tool_id, f"{name} done", is_error=False))
+        return f"{name} done"
+
+    def ask_permission(self, name: str, arguments: str, tool_id: str) -> None:
+        """`can_use_tool`, once, where somebody is to be asked."""
+        cli = self.cli
+        if not cli.asks or name in cli.allowed or name in cli.client_tools or tool_id in self.asked:
+            return
+        request_id = self.asked[tool_id] = new_id()
+        with cli.state.changed:
+            cli.state.asked.append(request_id)
+        request = build_question(name, json.loads(arguments), tool_id)
+        self.emit({"type": "control_request", "request_id": request_id, "request": request})
+
+    def await_permission(self, tool_id: str) -> str | None:
+        """What the model is told of a denial; None for a tool that may run."""
+        request_id = self.asked.get(tool_id)
+        if request_id is None:
+            return None
+        state = self.cli.state
+        self.wait(lambda: request_id in state.answers)
+        with state.changed:
+            state.asked.remove(request_id)
+        del self.asked[tool_id]
+        answer = state.answers[request_id].get("response") or {}
+        return None if answer.get("behavior") == "allow" else str(answer.get("message", "no answer"))
+
+    def stop_at_limit(self) -> Json:
+        """The result of a turn that `--max-turns` ended."""
+        errors = [LIMIT_REACHED.format(self.cli.max_turns)]
+        result = {"subtype": "error_max_turns", "is_error": True, "errors": errors}
+        return result | {"stop_reason": "tool_use", "terminal_reason": "max_turns"}
 
     def call(self, name: str, arguments: str, tool_id: str) -> None:
         """A `tool_use` block; for a tool of the client the `tools/call` follows at once."""
@@ -1244,10 +1362,13 @@ class Turn(Stage):
     def abort(self) -> Json:
         """End as after an interrupt: what was said so far, the CLI's note, the end of the message."""
         self.cli.state.tell(interrupted=False)
-        message_id, block, parked = self.message_id, self.block, self.parked
-        for tool_id in parked.values():
+        message_id, block, parked = self.message_id, self.block, [*self.parked.values(), *self.asked]
+        for tool_id in self.parked.values():
             self.cli.emit(self.cancelled())
             self.user(build_tool_result(tool_id, CALL_STOPPED, is_error=True))
+        for tool_id in self.asked:
+            self.denials.append({"tool_name": "Bash", "tool_use_id": tool_id, "tool_input": {"command": "true"}})
+            self.user(build_denied_result(tool_id, CALL_STOPPED, non_execution_kind="user-rejected"))
         if block is not None and block[1]:
             self.emit(self.assistant({"type": "text", "text": block[1]}) | {"aborted": True})
         note = "[Request interrupted by user for tool use]" if parked else "[Request interrupted by user]"
@@ -1306,6 +1427,7 @@ def option(argv: list[str], name: str, default: str) -> str:
 DEFAULT_SCRIPT: Json = {
     "version": VERSION,
     "logged_in": True,
+    "plan": None,
     "directives": [],
     "processes": {},
     "texts": {},

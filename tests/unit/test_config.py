@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from claude_proxy import __version__, config
+from claude_proxy.addresses import is_loopback
 from claude_proxy.config import Config, ConfigError
 
 EXAMPLES: dict[type, tuple[str, Any]] = {
@@ -50,6 +51,11 @@ def sample(name: str) -> tuple[str, Any]:
         "log_level": ("debug", "debug"),
         "host": ("127.0.0.2", "127.0.0.2"),
         "max_concurrent": ("3", 3),
+        "mode": ("agent", "agent"),
+        "permission_mode": ("ask", "ask"),
+        "progress": ("content", "content"),
+        "telegram_api_base": ("http://127.0.0.1:9", "http://127.0.0.1:9"),
+        "webhook": ("https://example.org/hook", "https://example.org/hook"),
     }
     return special.get(name, EXAMPLES[type(item.default)])
 
@@ -162,6 +168,8 @@ def test_words_for_off(text: str, environ: dict[str, str]) -> None:
         ("HOST", "::1", "host", "::1"),
         ("CLAUDE_MODEL", "opus", "model", "opus"),
         ("PROXY_API_KEY", "k", "api_key", ("k",)),
+        ("TELEGRAM_BOT_TOKEN", "123:abc", "telegram_bot_token", "123:abc"),
+        ("TELEGRAM_NOTIFY_ID", "-100123", "telegram_notify_id", "-100123"),
         ("CLAUDE_PROXY_TIMEOUT_MS", "1500", "request_timeout", 1.5),
         ("DEBUG", "1", "log_requests", True),
         ("DEBUG", "anything:*", "log_requests", True),
@@ -177,6 +185,7 @@ def test_family_variables(variable: str, text: str, name: str, value: object, en
 def test_every_family_variable_is_tried_above() -> None:
     """No name is forgotten."""
     tried = {"PORT", "HOST", "CLAUDE_MODEL", "PROXY_API_KEY", "CLAUDE_PROXY_TIMEOUT_MS", "DEBUG"}
+    tried |= {"TELEGRAM_BOT_TOKEN", "TELEGRAM_NOTIFY_ID"}
     assert tried == set(config.FAMILY_VARIABLES)
 
 
@@ -226,6 +235,10 @@ def test_host_that_is_no_address_is_ignored(name: str, environ: dict[str, str]) 
         (["--inactivity-timeout", "0"], "--inactivity-timeout"),
         (["--client-timeout", "0"], "--client-timeout"),
         (["--model", " "], "--model"),
+        (["--webhook", "example.org"], "--webhook"),
+        (["--webhook", "file:///etc/passwd"], "--webhook"),
+        (["--telegram-api-base", ""], "--telegram-api-base"),
+        (["--telegram-bot-token", "1:a/b"], "--telegram-bot-token"),
     ],
 )
 def test_a_flag_that_does_not_fit_is_refused_by_name(argv: list[str], named: str, environ: dict[str, str]) -> None:
@@ -332,7 +345,7 @@ def test_loopback_needs_no_key(host: str, environ: dict[str, str]) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1.example.org", "localhost.example.org", "1.2.3.4", "0.0.0.0", "", "[::2]"])
 def test_what_is_not_loopback(host: str) -> None:
     """Names that only look like it."""
-    assert not config.is_loopback(host)
+    assert not is_loopback(host)
 
 
 def test_an_allowed_host_needs_a_key(environ: dict[str, str]) -> None:
@@ -375,6 +388,66 @@ def test_version_and_help_print_and_end(environ: dict[str, str], capsys: pytest.
 def test_the_environment_is_not_shown(environ: dict[str, str]) -> None:
     """The representation of the settings leaves the environment out: it may hold credentials."""
     assert "hidden" not in repr(config.load([], {**environ, "CLAUDE_CODE_OAUTH_TOKEN": "hidden"}))
+
+
+SECRETS = {
+    "TELEGRAM_BOT_TOKEN": "1:hidden",
+    "CLAUDE_PROXY_WEBHOOK": "https://user:hidden@example.org/hidden",
+    "CLAUDE_PROXY_WEBHOOK_SECRET": "hidden",
+    "CLAUDE_PROXY_API_KEY": "hidden",
+}
+
+
+def test_secrets_are_not_shown(environ: dict[str, str]) -> None:
+    """Neither in the representation of the settings nor in what is told at the start."""
+    loaded = config.load([], {**environ, **SECRETS, "TELEGRAM_NOTIFY_ID": "5"})
+    assert "hidden" not in repr(loaded) + " ".join(loaded.notes)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("TELEGRAM_BOT_TOKEN", "1:hidden#"), ("CLAUDE_PROXY_WEBHOOK", "user:hidden@example.org")],
+)
+def test_a_secret_that_does_not_fit_is_not_shown(variable: str, value: str, environ: dict[str, str]) -> None:
+    """The one line names the flag alone."""
+    assert "hidden" not in refusal([], {**environ, variable: value})
+
+
+@pytest.mark.parametrize("key", ["telegram_bot_token", "webhook", "webhook_secret", "api_key"])
+def test_a_secret_of_the_wrong_kind_is_not_shown(key: str, environ: dict[str, str]) -> None:
+    """A token without quotes in the file, for example."""
+    write_file(environ, f"{key} = 123454321")
+    assert "123454321" not in refusal([], environ)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, []),
+        ({"HOST": "my-laptop"}, ["HOST (my-laptop) is no address"]),
+        ({"TELEGRAM_NOTIFY_ID": "5"}, ["TELEGRAM_NOTIFY_ID is set, TELEGRAM_BOT_TOKEN is not"]),
+        ({"TELEGRAM_BOT_TOKEN": "1:a"}, ["TELEGRAM_BOT_TOKEN is set, TELEGRAM_NOTIFY_ID is not"]),
+        ({"TELEGRAM_BOT_TOKEN": "1:a", "TELEGRAM_NOTIFY_ID": "5"}, ["Telegram chat 5"]),
+        ({"CLAUDE_PROXY_WEBHOOK": "https://u:p@example.org:8/x"}, ["webhook at example.org:8."]),
+        ({"ANTHROPIC_API_KEY": "k"}, ["ANTHROPIC_API_KEY is set, but kept from the CLI; with --use-api-key"]),
+        ({"ANTHROPIC_AUTH_TOKEN": "k"}, ["ANTHROPIC_AUTH_TOKEN is set"]),
+        ({"ANTHROPIC_API_KEY": "k", "ANTHROPIC_AUTH_TOKEN": "k"}, ["ANTHROPIC_API_KEY is set"]),
+        ({"ANTHROPIC_API_KEY": "", "ANTHROPIC_AUTH_TOKEN": ""}, []),
+        ({"ANTHROPIC_API_KEY": "k", "CLAUDE_PROXY_USE_API_KEY": "1"}, []),
+        ({"ANTHROPIC_API_KEY": "k", "CLAUDE_PROXY_DEMO": "1"}, []),
+    ],
+)
+def test_the_start_says_what_a_person_should_know(
+    variables: dict[str, str], words: list[str], environ: dict[str, str]
+) -> None:
+    """What is ignored, and where progress goes."""
+    notes = config.load([], {**environ, **variables}).notes
+    assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
+
+
+def test_the_id_of_a_group_is_a_value_and_no_flag(environ: dict[str, str]) -> None:
+    """It begins with a dash."""
+    assert config.load(["--telegram-notify-id", "-100123"], environ).telegram_notify_id == "-100123"
 
 
 def test_from_environment_reads_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from claude_proxy import errors
 from claude_proxy.api.chat_completions import ChatCompletions
+from claude_proxy.api.messages import Messages, Signatures
 from claude_proxy.api.openai import ERROR_WORDS, build_error
 from claude_proxy.errors import MethodNotAllowed, ProxyError
 from tests import schema
@@ -57,6 +58,7 @@ def test_no_word_is_left_over() -> None:
         ("invalid_request", "invalid_request_error"),
         ("unauthorized", "invalid_request_error"),
         ("forbidden", "permission_error"),
+        ("interrupted", "invalid_request_error"),
         ("queue_full", "rate_limit_error"),
         ("plan_limit", "rate_limit_error"),
         ("cli_unavailable", "server_error"),
@@ -75,3 +77,13 @@ def test_a_failure_after_the_cli_began_must_not_be_tried_again() -> None:
     assert [error.should_retry, errors.UpstreamError("y").should_retry] == [False, None]
     for cls in (errors.PlanLimitReached, errors.CliUnavailable, errors.NotAuthenticated):
         assert cls("x").should_retry is False
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls.status == 409], ids=lambda cls: cls.__name__)
+def test_a_conflict_is_final_in_every_dialect(cls: type[ProxyError]) -> None:
+    """The SDKs try a 409 again by themselves, and what somebody stopped would begin again."""
+    error = cls("what happened")
+    assert error.should_retry is False
+    assert build_error(error)["error"]["type"] == "invalid_request_error"
+    status, body = Messages(Signatures()).error(error, "req_1")
+    assert (status, body["error"]["type"]) == (409, "invalid_request_error")

@@ -1,14 +1,15 @@
 """Who has which child: leases and returns, with dialogues that only pretend and a keeper that is called by hand."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from claude_proxy.claude.dialogue import Dialogue, Profile
 from claude_proxy.claude.fleet import Counts, Fleet, Limits, Order, fits
+from claude_proxy.claude.keeper import how_ended
 from claude_proxy.conversation import Message, ToolResult, user
-from claude_proxy.errors import CliUnavailable, ShuttingDown
+from claude_proxy.errors import ChildDied, CliUnavailable, ShuttingDown
 
 PROFILE = Profile("sonnet")
 OTHER = Profile("sonnet", "You are MUSE.")
@@ -22,6 +23,7 @@ class Pretender:
 
     def __init__(self, name: str, model: str = "sonnet", profile: Profile | None = None, holds: bytes | None = None):
         self.name, self.model, self.profile, self.holds = name, model, profile, holds
+        self.agent = False
         self.last_used = 0.0
         self.session = ""
         self.is_parked = False
@@ -94,6 +96,31 @@ def test_a_blank_spare_is_taken_where_its_model_fits(bench: Bench) -> None:
     blank = bench.make("spares", "blank")
     assert fits(blank, Profile("sonnet")) and fits(blank, Profile("opus")) and not fits(blank, Profile("claude-x"))
     assert bench.fleet.lease(Profile("opus")) is blank
+
+
+def test_a_child_serves_its_own_mode_only(bench: Bench) -> None:
+    """A chat child has no tools, an agent's has them all."""
+    agent = Profile("sonnet", agent=True)
+    chat_child = bench.make("spares", "chat")
+    agent_child = bench.make("spares", "agent", agent=True)
+    assert fits(chat_child, PROFILE) and not fits(chat_child, agent)
+    assert fits(agent_child, agent) and not fits(agent_child, PROFILE)
+    assert bench.fleet.lease(agent) is agent_child
+
+
+def test_a_newborn_is_no_spare(bench: Bench) -> None:
+    """What killed one child may have killed the spares that still look alive."""
+    bench.make("spares", "spare")
+    made = cast(Dialogue, Pretender("made"))
+    orders: list[Order] = []
+
+    def serve(order: Order) -> None:
+        orders.append(order)
+        order.child = made
+
+    bench.serve = serve
+    assert bench.fleet.lease(Profile("sonnet", agent=True), newborn=True) is made
+    assert orders[0].agent and bench.fleet.counts().spare == 1
 
 
 def test_a_dead_spare_is_retired_and_the_next_one_taken(bench: Bench) -> None:
@@ -263,3 +290,52 @@ def test_a_fleet_that_closes_leases_nothing_and_lets_everything_go(bench: Bench)
     assert bench.fleet.lease_holding(CHAIN, MESSAGES) is None
     bench.fleet.give_back(leased)
     assert bench.retired()[-1] == ("leased", False) and bench.fleet.counts() == Counts()
+
+
+def ask(asked: list[str]) -> Callable[[Dialogue], None]:
+    """A question that notes whom it reached, and fails at a child that has died."""
+
+    def question(child: Dialogue) -> None:
+        if not child.is_running():
+            raise ChildDied("gone")
+        asked.append(repr(child))
+
+    return question
+
+
+def test_an_idle_child_can_be_asked_something(bench: Bench) -> None:
+    """A spare before a live one; neither one whose initialisation is under way, nor a dead one."""
+    asked: list[str] = []
+    bench.make("spares", "dead", alive=False, ready=True, profile=PROFILE)
+    bench.make("spares", "blank and dead", alive=False)
+    bench.make("spares", "booting", profile=PROFILE, ready=False)
+    bench.make("live", "live", profile=PROFILE, ready=True)
+    assert bench.fleet.ask_idle(ask(asked)) and asked == ["live"]
+    blank = bench.make("spares", "blank")
+    assert bench.fleet.ask_idle(ask(asked)) and asked == ["live", "blank"]
+    assert blank in bench.fleet.members.spares
+
+
+def test_nobody_who_is_busy_is_asked(bench: Bench) -> None:
+    """Neither in a turn, nor while a tool's results are awaited."""
+    asked: list[str] = []
+    bench.make("leased", "leased", profile=PROFILE, ready=True)
+    bench.make("parked", "parked", profile=PROFILE, ready=True)
+    assert not bench.fleet.ask_idle(ask(asked)) and asked == []
+
+
+@pytest.mark.parametrize(
+    "returncode, how",
+    [
+        (0, "closed"),
+        (143, "terminated"),
+        (-15, "terminated"),
+        (-9, "killed"),
+        (1, "crashed"),
+        (-11, "crashed"),
+        (None, "crashed"),
+    ],
+)
+def test_the_way_a_child_ended_has_a_word(returncode: int | None, how: str) -> None:
+    """For the metrics."""
+    assert how_ended(returncode) == how

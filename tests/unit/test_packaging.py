@@ -30,7 +30,7 @@ def read_names(requirements: str) -> set[str]:
 
 
 def read_imported() -> set[str]:
-    """First names of everything that the package imports and that is neither its own nor of the standard library."""
+    """Projects of everything that the package imports and that is neither its own nor of the standard library."""
     names: set[str] = set()
     for path in (ROOT / "claude_proxy").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -38,7 +38,7 @@ def read_imported() -> set[str]:
                 names.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add((node.module or "").split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"claude_proxy"}
+    return {name.replace("_", "-") for name in names - set(sys.stdlib_module_names) - {"claude_proxy"}}
 
 
 def test_the_version_has_one_source(setup: configparser.ConfigParser) -> None:

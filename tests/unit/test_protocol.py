@@ -13,16 +13,19 @@ from claude_proxy.claude import protocol
 from claude_proxy.claude.protocol import (
     ApiRetry,
     Assistant,
+    ControlCancel,
     ControlRequest,
     ControlResponse,
     Inbound,
     Init,
     LineBuffer,
+    PermissionAsk,
     ProtocolError,
     RateLimit,
     Result,
     StreamEvent,
     ToolCall,
+    ToolProgress,
     UserLine,
     build_message,
     build_tool_answer,
@@ -51,6 +54,8 @@ KINDS: dict[str, type] = {
     "assistant": Assistant,
     "user": UserLine,
     "result": Result,
+    "control_cancel_request": ControlCancel,
+    "tool_progress": ToolProgress,
 }
 SUBTYPES: dict[str, type] = {"init": Init, "api_retry": ApiRetry}
 IMAGE = Image(Base64Source("image/png", "cG5n"))
@@ -68,6 +73,8 @@ def expected_type(message: dict[str, Any]) -> type | None:
         return SUBTYPES.get(message["subtype"])
     if message["type"] == "control_request":
         rpc = message["request"].get("message", {})
+        if message["request"]["subtype"] == "can_use_tool":
+            return PermissionAsk
         return ToolCall if rpc.get("method") == "tools/call" else ControlRequest
     return KINDS.get(message["type"])
 
@@ -138,7 +145,8 @@ def test_a_type_that_is_not_known_is_nothing(line: bytes) -> None:
 @pytest.mark.parametrize(
     ("request_", "wanted"),
     [
-        ({"subtype": "can_use_tool"}, ControlRequest),
+        ({"subtype": "can_use_tool", "tool_name": "Bash", "input": {}}, PermissionAsk),
+        ({"subtype": "hook_callback"}, ControlRequest),
         ({"subtype": "mcp_message"}, ControlRequest),
         ({"subtype": "mcp_message", "message": "text"}, ControlRequest),
         ({"subtype": "mcp_message", "message": {"method": "notifications/cancelled"}}, ControlRequest),
@@ -155,7 +163,7 @@ def test_a_type_that_is_not_known_is_nothing(line: bytes) -> None:
         ),
     ],
 )
-def test_a_control_request_is_a_tool_call_only_where_it_is_one(request_: dict[str, Any], wanted: type) -> None:
+def test_a_control_request_is_a_call_or_a_question_only_where_it_is_one(request_: dict[str, Any], wanted: type) -> None:
     """Everything else is refused by its request id."""
     parsed = parse_line(json.dumps({"type": "control_request", "request_id": "r", "request": request_}).encode())
     assert type(parsed) is wanted and getattr(parsed, "request_id") == "r"
@@ -167,6 +175,50 @@ def test_a_tool_call_that_does_not_say_which_is_an_error(message: dict[str, Any]
     request = {"subtype": "mcp_message", "message": message}
     with pytest.raises(ProtocolError):
         parse_line(json.dumps({"type": "control_request", "request_id": "r", "request": request}).encode())
+
+
+@pytest.mark.parametrize("fields", [{}, {"tool_name": "Bash"}, {"tool_name": 7, "input": {}}, {"input": {}}])
+def test_a_question_that_does_not_say_which_tool_is_an_error(fields: dict[str, Any]) -> None:
+    """Nobody could decide it."""
+    request = {"subtype": "can_use_tool", **fields}
+    with pytest.raises(ProtocolError):
+        parse_line(json.dumps({"type": "control_request", "request_id": "r", "request": request}).encode())
+
+
+@pytest.mark.parametrize(("named", "wanted"), [({"tool_use_id": "t"}, "t"), ({"tool_use_id": 7}, ""), ({}, "")])
+def test_a_question_may_name_its_call(named: dict[str, Any], wanted: str) -> None:
+    """It is decided without, too."""
+    request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": "ls"}, **named}
+    parsed = parse_line(json.dumps({"type": "control_request", "request_id": "r", "request": request}).encode())
+    assert parsed == PermissionAsk("r", "Bash", {"command": "ls"}, wanted)
+
+
+@pytest.mark.parametrize(
+    ("allow", "wanted"),
+    [
+        (True, {"behavior": "allow", "updatedInput": {"command": "ls"}}),
+        (False, {"behavior": "deny", "message": "no"}),
+    ],
+)
+def test_a_question_is_answered_as_in_the_recording(allow: bool, wanted: dict[str, Any]) -> None:
+    """With the very input that was asked about, or with what the model is told."""
+    line = json.loads(protocol.build_permission(PermissionAsk("r", "Bash", {"command": "ls"}), allow, "no"))
+    assert line == {
+        "type": "control_response",
+        "response": {"subtype": "success", "request_id": "r", "response": wanted},
+    }
+
+
+@pytest.mark.parametrize(
+    ("system", "keeps_own", "wanted"),
+    [(None, True, {}), (None, False, {"systemPrompt": []}), ("Hi", True, {"systemPrompt": ["Hi"]})],
+)
+def test_an_agent_keeps_the_prompt_of_the_cli_unless_it_is_given_one(
+    system: str | None, keeps_own: bool, wanted: dict[str, Any]
+) -> None:
+    """An empty list would take it away."""
+    line = json.loads(protocol.build_initialize("r", system, {}, keeps_own=keeps_own))
+    assert line["request"] == {"subtype": "initialize", **wanted}
 
 
 @pytest.mark.parametrize(

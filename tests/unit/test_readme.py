@@ -101,7 +101,9 @@ def _shown_default(item: Field[Any]) -> str:
         return "off"
     if item.default in ("", ()):
         return "none"
-    return f"{item.default:g} s" if isinstance(item.default, float) else f"`{item.default}`"
+    if isinstance(item.default, float):
+        return f"{item.default:g} s" if item.metadata["metavar"] == "SECONDS" else f"`{item.default:g}`"
+    return f"`{item.default}`"
 
 
 def _setting_row(item: Field[Any]) -> tuple[str, ...]:
@@ -242,7 +244,7 @@ def test_the_headers_table_names_what_answers_carry() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(
-            r"x-claude-proxy-[a-z]+|x-request-id|request-id|x-should-retry|retry-after|server-timing",
+            r"x-claude-proxy-[a-z-]+|x-request-id|request-id|x-should-retry|retry-after|server-timing",
             node.value.lower(),
         )
     }

@@ -11,6 +11,7 @@ from claude_proxy.errors import (
     BadRequest,
     ContextTooLong,
     InternalError,
+    Interrupted,
     PlanLimitReached,
     ProxyError,
     QueueFull,
@@ -232,6 +233,7 @@ def test_signs_of_life_are_numbered_and_the_opening_is_the_first_of_them() -> No
         (RateLimited("Slow.", retry_after=7.2), "rate_limit_exceeded", "Slow. (try again in 7s)"),
         (ContextTooLong("Long."), "context_length_exceeded", "Long."),
         (BadRequest("Bad."), "invalid_prompt", "Bad."),
+        (Interrupted("Stopped."), "invalid_prompt", "Stopped."),
         (InternalError("Bug."), "server_error", "Bug."),
     ],
 )

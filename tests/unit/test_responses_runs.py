@@ -6,9 +6,9 @@ import pytest
 
 from claude_proxy.api.answering import Client
 from claude_proxy.api.responses_events import ResponseWriter
-from claude_proxy.api.responses_runs import LARGEST_AUDIENCE, Run, Runs, follow, replay_from
+from claude_proxy.api.responses_runs import Run, Runs, follow, replay_from
 from claude_proxy.conversation import Text
-from claude_proxy.errors import ClientGone, InternalError, ProxyError, QueueFull
+from claude_proxy.errors import ClientGone, InternalError, Interrupted, ProxyError
 from claude_proxy.events import BlockStart, BlockStop, Event, MessageEnd, MessageStart, TextDelta, Usage
 
 Json = dict[str, Any]
@@ -85,6 +85,15 @@ def test_a_cancelled_run_takes_no_more(desk: Desk) -> None:
     assert desk.told[-1]["response"]["status"] == "cancelled"
 
 
+def test_an_interrupted_run_is_cancelled(desk: Desk) -> None:
+    """Nothing has failed: somebody stopped it."""
+    desk.put(*ANSWER[:3])
+    error = Interrupted("Stopped.")
+    desk.run.finish(error)
+    assert (desk.run.view["status"], desk.run.view["error"], desk.done) == ("cancelled", None, [error])
+    assert desk.told[-1]["response"]["status"] == desk.kept[0][0]["status"] == "cancelled"
+
+
 def test_an_aborted_run_takes_no_more(desk: Desk) -> None:
     """The reason is the one given."""
     desk.run.abort(InternalError("Why."))
@@ -142,14 +151,3 @@ def test_runs_belong_to_their_owners() -> None:
     assert aborted == [1]
     runs.discard("me", "resp_1")
     assert runs.get("me", "resp_1") is None
-
-
-def test_an_audience_is_limited() -> None:
-    """Each watcher holds a thread."""
-    runs = Runs()
-    for _ in range(LARGEST_AUDIENCE):
-        runs.enter()
-    with pytest.raises(QueueFull):
-        runs.enter()
-    runs.leave()
-    runs.enter()

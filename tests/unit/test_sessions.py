@@ -8,6 +8,7 @@ import pytest
 
 from claude_proxy.claude.dialogue import Point
 from claude_proxy.conversation import Message, Thinking, assistant, digest_chain, user
+from claude_proxy.errors import QueueFull
 from claude_proxy.sessions import Name, Session, Sessions, Turnstile, make_id, make_owner
 from claude_proxy.store import Store
 
@@ -199,7 +200,7 @@ def test_a_store_that_fails_costs_only_the_memory() -> None:
 
 def test_one_at_a_time_in_order_of_arrival() -> None:
     """The turnstile lets the next one pass when the one before has left, not sooner."""
-    turnstile, order = Turnstile(), []
+    turnstile, order = Turnstile(10), []
     first = turnstile.enter("a", lambda: False, 1.0)
     entered = [threading.Event() for _ in range(3)]
 
@@ -229,9 +230,20 @@ def test_one_at_a_time_in_order_of_arrival() -> None:
 @pytest.mark.parametrize(("is_gone", "timeout"), [(True, 10.0), (False, 0.0)])
 def test_who_goes_away_or_waits_too_long_holds_nobody_up(is_gone: bool, timeout: float) -> None:
     """Its place in the queue is given up."""
-    turnstile = Turnstile()
+    turnstile = Turnstile(10)
     first = turnstile.enter("a", lambda: False, 1.0)
     assert turnstile.enter("a", lambda: is_gone, timeout, poll=0.001) is None
     assert first is not None
+    turnstile.leave("a", first)
+    assert turnstile.enter("a", lambda: False, 1.0) is not None
+
+
+def test_only_so_many_wait_for_others() -> None:
+    """Each holds a thread; who need not wait is not counted."""
+    turnstile = Turnstile(0)
+    first = turnstile.enter("a", lambda: False, 1.0)
+    with pytest.raises(QueueFull):
+        turnstile.enter("a", lambda: False, 1.0)
+    assert turnstile.enter("b", lambda: False, 1.0) is not None and first is not None
     turnstile.leave("a", first)
     assert turnstile.enter("a", lambda: False, 1.0) is not None

@@ -96,6 +96,13 @@ def test_a_watch_that_was_removed_is_forgotten() -> None:
     assert bench.watchdog.sweep() == 1 and bench.calls == []
 
 
+def test_every_sweep_does_the_chore() -> None:
+    """Whether something is due or not."""
+    chores: list[str] = []
+    watchdog = Watchdog(Clock(), chore=lambda: chores.append("swept"))
+    assert (watchdog.sweep(), watchdog.sweep(), chores) == (0, 0, ["swept", "swept"])
+
+
 def test_a_watchdog_that_was_never_started_can_be_stopped() -> None:
     """As after a failed start."""
     Watchdog(Clock()).stop()

@@ -1,0 +1,86 @@
+"""`/v1/usage`: what the plan has left, as the CLI tells it, and what the caller's own requests have used.
+
+In: a snapshot of the plan's limits, a report of the ledger, the query. Out: a JSON object; times as ISO 8601 in UTC.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from ..errors import BadRequest
+from ..limits import Snapshot, Window, iso_time
+from ..usage import Report, Sums
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def parse_range(arguments: Mapping[str, str]) -> tuple[date | None, date | None]:
+    """The days of `?since=YYYY-MM-DD&until=YYYY-MM-DD`, None where there is no such bound. Raises BadRequest."""
+    since, until = _parse_day(arguments, "since"), _parse_day(arguments, "until")
+    if since is not None and until is not None and since > until:
+        raise BadRequest("since is a day after until", param="since")
+    return since, until
+
+
+def build_usage(plan: Snapshot, report: Report) -> dict[str, Any]:
+    """`plan` for the whole login, `use` for the owner of the report."""
+    return {
+        "plan": {
+            "subscription": plan.subscription,
+            "windows": [_build_window(window) for window in plan.windows],
+            "overage": {"status": plan.overage, "inUse": plan.using_overage},
+            "source": plan.source,
+            "asOf": _time(plan.as_of),
+        },
+        "use": {
+            "total": _build_sums(report.total),
+            "days": _build_group("day", report.days),
+            "models": _build_group("model", report.models),
+            "sessions": _build_group("session", report.sessions),
+        },
+    }
+
+
+def _build_window(window: Window) -> dict[str, Any]:
+    return {
+        "type": window.type,
+        "utilization": window.utilization,
+        "resetsAt": _time(window.resets_at),
+        "status": window.status,
+        "refuses": window.refuses,
+    }
+
+
+def _build_group(name: str, group: Mapping[str, Sums]) -> list[dict[str, Any]]:
+    return [{name: key, **_build_sums(sums)} for key, sums in group.items()]
+
+
+def _build_sums(sums: Sums) -> dict[str, Any]:
+    usage = sums.usage
+    return {
+        "requests": sums.requests,
+        "failed": sums.failed,
+        "inputTokens": usage.input_tokens,
+        "cacheReadTokens": usage.cache_read_input_tokens,
+        "cacheCreationTokens": usage.cache_creation_input_tokens,
+        "outputTokens": usage.output_tokens,
+        "thinkingTokens": usage.thinking_tokens,
+        "costUsd": None if sums.cost_usd is None else round(sums.cost_usd, 6),
+    }
+
+
+def _parse_day(arguments: Mapping[str, str], name: str) -> date | None:
+    text = arguments.get(name)
+    if text is None:
+        return None
+    try:
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise BadRequest(f"{name} must be a day such as 2026-01-31", param=name)
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else iso_time(seconds)

@@ -1,0 +1,262 @@
+"""PURE: the CLI's messages of one agent turn -> canonical events, or the error that they mean.
+
+In: typed messages, one at a time (`feed`). Out: events; what else happened is in `happened` until somebody takes it.
+Rules: the texts of all model calls are one answer, a blank line between those of two calls; tools are shown as progress
+and never as calls; what a sub-agent says is no answer; the turn ends when the CLI says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import msgspec
+
+from ..conversation import Text, Thinking
+from ..errors import UpstreamError
+from ..events import (
+    BlockStart,
+    BlockStop,
+    Event,
+    MessageEnd,
+    MessageStart,
+    SignatureDelta,
+    TextDelta,
+    ThinkingDelta,
+    Usage,
+)
+from . import protocol
+from .failures import FINAL_STATUSES, classify_result, classify_retry
+from .progress import Running, describe, ended_line, failure_of, started_line
+from .protocol import ApiEvent, ApiRetry, Assistant, Inbound, RateLimit, RateLimitInfo, Result, StreamEvent, UserLine
+from .translator import SYNTHETIC, merge_usage
+
+Happening = tuple[Literal["tool_started", "tool_ended"], dict[str, Any]]
+Shape = Literal["text", "thinking", "progress"]
+
+# The CLI stops by itself at these limits of the user's own; the answer is whole as far as it goes.
+LIMITS = {
+    "error_max_turns": "stopped: the limit of model calls for one request is reached",
+    "error_max_budget_usd": "stopped: the budget of one request is used up",
+}
+
+
+class AgentTranslator:
+    """The state of one turn. `done` after the last event; `cut` when the child must not go on in this conversation.
+
+    now: Unix time in seconds. clock: seconds, for how long tools take. progress: none, reasoning or content.
+    structured: the answer is what the CLI's own StructuredOutput tool is given. running: the tools under way, by id.
+    total: what all model calls took together, cost_usd: the CLI's estimate of all its turns so far; at the end.
+    """
+
+    def __init__(
+        self, now: float, clock: Callable[[], float], *, progress: str = "reasoning", structured: bool = False
+    ) -> None:
+        self._now = now
+        self._clock = clock
+        self._progress = progress
+        self._structured = structured
+        self.started = False
+        self.done = False
+        self.cut = False
+        self.rate_limit: RateLimitInfo | None = None
+        self.running: dict[str, Running] = {}
+        self.happened: list[Happening] = []
+        self.total = Usage()
+        self.cost_usd: float | None = None
+        self._notice: Assistant | None = None
+        self._call = Usage()
+        self._before = Usage()
+        self._stop: str | None = None
+        self._spoke = False
+        self._arriving: Shape | None = None
+        self._open: Shape | None = None
+        self._next_index = 0
+        self._has_text = False
+        self._said_in_call = False
+        self._line_is_open = False
+        self._waiting: list[str] = []
+
+    def feed(self, inbound: Inbound) -> list[Event]:
+        """The events that one message means, oldest first. Raises the ProxyError that it means instead."""
+        match inbound:
+            case StreamEvent(event, None):
+                return self._translate(event)
+            case Assistant() if inbound.message.model == SYNTHETIC:
+                self._notice = inbound
+            case Assistant():
+                return self._note_calls(inbound)
+            case UserLine():
+                return self._note_results(inbound)
+            case RateLimit(info):
+                self.rate_limit = info
+            case ApiRetry() if not self.started and inbound.error_status in FINAL_STATUSES:
+                raise classify_retry(inbound, self.rate_limit, self._now)
+            case Result():
+                return self._finish(inbound)
+        return []
+
+    def take(self) -> list[Happening]:
+        """What happened since the last time."""
+        happened, self.happened = self.happened, []
+        return happened
+
+    def _translate(self, event: ApiEvent) -> list[Event]:
+        match event.type:
+            case "message_start":
+                return self._start(event)
+            case "content_block_start":
+                return self._begin_block(event)
+            case "content_block_delta":
+                return self._delta(event)
+            case "content_block_stop":
+                return self._end_block()
+            case "message_delta":
+                self._call = merge_usage(self._call, event.usage)
+                self._stop = event.delta.stop_reason or self._stop
+        return []
+
+    def _start(self, event: ApiEvent) -> list[Event]:
+        if event.message is None:
+            raise protocol.ProtocolError("The CLI began a message without saying which")
+        if self._spoke and self._stop is None:
+            raise UpstreamError("The answer broke off and was begun again")
+        if self._stop is not None:
+            self._before = self.usage
+        self._call = merge_usage(Usage(), event.message.usage)
+        self._stop, self._spoke, self._said_in_call, self._arriving = None, False, False, None
+        if self.started:
+            return []
+        self.started = True
+        return [MessageStart(event.message.id, event.message.model, self._call)]
+
+    @property
+    def usage(self) -> Usage:
+        """What the client is told: the input of the newest call, the output of all."""
+        return replace(
+            self._call,
+            output_tokens=self._before.output_tokens + self._call.output_tokens,
+            thinking_tokens=self._before.thinking_tokens + self._call.thinking_tokens,
+        )
+
+    def _begin_block(self, event: ApiEvent) -> list[Event]:
+        """Nothing is opened before its first words: an empty block would be all that a client sees of it."""
+        kind = event.content_block.type if event.content_block is not None else ""
+        self._spoke = True
+        shown = kind == "thinking" or (kind == "text" and not self._structured)
+        self._arriving = ("text" if kind == "text" else "thinking") if shown else None
+        return []
+
+    def _delta(self, event: ApiEvent) -> list[Event]:
+        delta = event.delta
+        match delta.type:
+            case "text_delta" if delta.text and self._arriving == "text":
+                return self._text(delta.text)
+            case "thinking_delta" if delta.thinking and self._arriving == "thinking":
+                opening = self._switch("thinking")
+                self._line_is_open = not delta.thinking.endswith("\n")
+                return [*opening, ThinkingDelta(self._next_index - 1, delta.thinking)]
+            case "signature_delta" if self._open == "thinking":
+                return [SignatureDelta(self._next_index - 1, delta.signature)]
+        return []
+
+    def _text(self, text: str) -> list[Event]:
+        opening = self._switch("text")
+        apart = "\n\n" if self._has_text and not self._said_in_call else ""
+        self._has_text = self._said_in_call = True
+        return [*opening, TextDelta(self._next_index - 1, apart + text)]
+
+    def _end_block(self) -> list[Event]:
+        self._arriving = None
+        events = self._close() if self._open != "progress" else []
+        waiting, self._waiting = self._waiting, []
+        return [*events, *(event for line in waiting for event in self._show(line))]
+
+    def _switch(self, shape: Shape) -> list[Event]:
+        """Close what is open, unless it is of this shape, and open a block of it."""
+        if self._open == shape:
+            return []
+        closing = self._close()
+        self._open = shape
+        index = self._next_index
+        self._next_index += 1
+        is_text = shape == "text" or (shape == "progress" and self._progress == "content")
+        return [*closing, BlockStart(index, Text("") if is_text else Thinking(""))]
+
+    def _close(self) -> list[Event]:
+        if self._open is None:
+            return []
+        self._open = None
+        return [BlockStop(self._next_index - 1)]
+
+    def _show(self, line: str) -> list[Event]:
+        """A line of progress; one that comes in the middle of a block waits for its end."""
+        if self._progress == "none" or not self.started:
+            return []
+        if self._arriving is not None and self._open == self._arriving:
+            self._waiting.append(line)
+            return []
+        if self._progress == "content":
+            apart = "\n\n" if self._has_text and self._open != "progress" else "\n" if self._has_text else ""
+            opening = self._switch("progress")
+            self._has_text, self._said_in_call = True, False
+            return [*opening, TextDelta(self._next_index - 1, apart + line)]
+        opening = self._switch("progress")
+        apart = "\n" if self._line_is_open else ""
+        self._line_is_open = False
+        return [*opening, ThinkingDelta(self._next_index - 1, f"{apart}{line}\n")]
+
+    def _note_calls(self, line: Assistant) -> list[Event]:
+        events: list[Event] = []
+        for block in line.message.content:
+            if block.type in ("tool_use", "server_tool_use") and block.name != "StructuredOutput":
+                inner = line.parent_tool_use_id is not None
+                running = Running(block.name, describe(block.name, block.input), self._clock(), inner)
+                self.running[block.id] = running
+                self.happened.append(
+                    ("tool_started", {"tool_id": block.id, "tool": running.tool, "label": running.label})
+                )
+                events += self._show(started_line(running))
+        return events
+
+    def _note_results(self, line: UserLine) -> list[Event]:
+        events: list[Event] = []
+        for result in line.results():
+            alone = len(self.running) == 1
+            running = self.running.pop(result["tool_use_id"], None)
+            if running is not None:
+                events += self._end_tool(result["tool_use_id"], running, failure_of(result), alone)
+        return events
+
+    def _end_tool(self, tool_id: str, running: Running, reason: str | None, alone: bool) -> list[Event]:
+        seconds = self._clock() - running.started
+        data = {"tool_id": tool_id, "tool": running.tool, "label": running.label, "seconds": round(seconds, 3)}
+        self.happened.append(("tool_ended", {**data, "ok": reason is None}))
+        return self._show(ended_line(running, seconds, reason, alone=alone))
+
+    def _finish(self, result: Result) -> list[Event]:
+        self.total = merge_usage(Usage(), result.usage)
+        self.cost_usd = result.total_cost_usd
+        limit = LIMITS.get(result.subtype)
+        if limit is not None and self.started:
+            return [*self._show(limit), *self._end("max_tokens")]
+        if result.is_error:
+            raise classify_result(result, self._notice, self.rate_limit, self._now)
+        if not self.started:
+            raise UpstreamError("The Claude Code CLI ended the turn without an answer")
+        if self._stop is None:
+            raise UpstreamError("The answer broke off")
+        if self._structured:
+            return self._end_structured(result)
+        return self._end("end_turn" if self._stop == "tool_use" else self._stop)
+
+    def _end_structured(self, result: Result) -> list[Event]:
+        if result.structured_output is None:
+            raise UpstreamError("The model did not answer with JSON of this schema")
+        self.cut = True
+        text = msgspec.json.encode(result.structured_output).decode()
+        return [*self._switch("text"), TextDelta(self._next_index - 1, text), *self._end("end_turn")]
+
+    def _end(self, stop_reason: str) -> list[Event]:
+        self.done = True
+        self.running.clear()
+        return [*self._close(), MessageEnd(stop_reason, None, self.usage)]

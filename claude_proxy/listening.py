@@ -1,0 +1,125 @@
+"""What a turn hears beside its answer: tools that start and end, questions of permission, the state of the plan.
+
+In: the CLI's messages of one turn, after they were translated. Out: notices, pending permissions, the clock of silence.
+Rules: a tool that runs has a limit of its own; a question that waits for a person is no silence, it has its own end.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from .activity import Activity
+from .claude.agent_translator import AgentTranslator
+from .claude.dialogue import Dialogue
+from .claude.progress import describe
+from .claude.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
+from .claude.translator import Translator
+from .limits import PlanLimits
+from .permissions import Decision, Permissions
+from .turns import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Circle:
+    """Everyone who is told of what happens in turns."""
+
+    activity: Activity
+    permissions: Permissions
+    plan_limits: PlanLimits
+
+
+class Listener:
+    """The ear of one turn on one child. silence_timeout, tool_timeout: seconds."""
+
+    def __init__(
+        self,
+        circle: Circle,
+        turn: Turn,
+        dialogue: Dialogue,
+        translator: Translator | AgentTranslator,
+        *,
+        silence_timeout: float,
+        tool_timeout: float,
+    ) -> None:
+        self._circle = circle
+        self._turn = turn
+        self._dialogue = dialogue
+        self._translator = translator
+        self._silence_timeout = silence_timeout
+        self._tool_timeout = tool_timeout
+        self._lock = threading.Lock()  # guards: _asked
+        self._asked: dict[str, str] = {}
+
+    def heed(self, inbound: Inbound) -> None:
+        """Called with every message of the turn, once it has been translated."""
+        match inbound:
+            case RateLimit(info):
+                self._circle.plan_limits.note(info)
+                if info.status != "allowed":
+                    self._circle.activity.note(
+                        self._turn.id,
+                        "rate_limit",
+                        status=info.status,
+                        type=info.rate_limit_type,
+                        utilization=info.utilization,
+                        resets_at=info.resets_at,
+                    )
+            case PermissionAsk():
+                self._ask(inbound)
+            case ControlCancel(request_id):
+                self._cancel(request_id)
+            case Result(total_cost_usd=float(cost)):
+                self._turn.report.cost_usd = max(0.0, cost - self._dialogue.cost_usd)
+                self._dialogue.cost_usd = cost
+        if isinstance(self._translator, AgentTranslator):
+            for kind, data in self._translator.take():
+                self._circle.activity.note(self._turn.id, kind, **data)
+            self._set_clock(self._translator)
+
+    def _ask(self, ask: PermissionAsk) -> None:
+        turn = self._turn
+        assert turn.session is not None
+        with self._lock:
+            self._asked[ask.request_id] = ""
+        permission_id = self._circle.permissions.ask(
+            request_id=turn.id,
+            owner=turn.name.owner,
+            session=turn.session.key,
+            tool=ask.tool_name,
+            input=ask.input,
+            label=describe(ask.tool_name, ask.input),
+            decide=self._answer(ask),
+        )
+        with self._lock:
+            if ask.request_id in self._asked:  # it may have been decided at once
+                self._asked[ask.request_id] = permission_id
+
+    def _answer(self, ask: PermissionAsk) -> Callable[[Decision], None]:
+        def decide(decision: Decision) -> None:
+            with self._lock:
+                self._asked.pop(ask.request_id, None)
+            self._dialogue.permit(ask, decision.allow, decision.message)
+            if isinstance(self._translator, AgentTranslator):
+                self._set_clock(self._translator)
+
+        return decide
+
+    def _cancel(self, request_id: str) -> None:
+        with self._lock:
+            permission_id = self._asked.pop(request_id, None)
+        if permission_id:
+            self._circle.permissions.cancel(permission_id)
+
+    def _set_clock(self, translator: AgentTranslator) -> None:
+        """How long the child may now be silent. Called by the turn's worker, and by whoever decides."""
+        watch = self._turn.watch
+        assert watch is not None
+        with self._lock:
+            waits = bool(self._asked)
+        labels = [running.label for running in list(translator.running.values())]
+        self._turn.busy_with = labels[0] if labels else ""
+        limit = inf if waits else self._tool_timeout if labels else self._silence_timeout
+        if limit != watch.silence_timeout:
+            watch.silence_timeout = limit
+            watch.alive()

@@ -1,0 +1,131 @@
+"""What sinks share: a bounded queue of notices, the thread that takes from it, an end with a deadline.
+
+In: notices, by whichever thread. Out: the same, in the order in which they came, to the sink's own thread.
+Rules: `listen` never waits: when the queue is full the oldest notice goes, which is told once and counted. What a sink
+complains of is logged once a minute, and never with the text of a library's exception: that may hold a secret URL.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import NamedTuple
+
+from ..activity import Entry, Notice
+
+log = logging.getLogger(__name__)
+
+WAITING = 1000
+COMPLAINT_INTERVAL = 60.0
+
+Clock = Callable[[], float]
+
+
+class Item(NamedTuple):
+    """A notice, the request as it was then, and when it came, on the sink's clock."""
+
+    at: float
+    entry: Entry
+    notice: Notice
+
+
+class Sink:
+    """A thread of this name, which does `run`. `waiting`: how many notices may wait for it. `clock` is monotonic."""
+
+    def __init__(self, name: str, clock: Clock = time.monotonic, waiting: int = WAITING) -> None:
+        self.name = name
+        self._clock = clock
+        self._size = waiting
+        self._changed = threading.Condition()  # guards: _waiting, _deadline, dropped
+        self._waiting: deque[Item] = deque()
+        self._deadline = inf
+        self.dropped = 0
+        self._complained = -inf  # of the thread alone
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def run(self) -> None:
+        """The thread's work: `tell_next` until the sink is closed."""
+        raise NotImplementedError
+
+    def tell(self, item: Item) -> None:
+        """One notice, in the thread."""
+        raise NotImplementedError
+
+    def listen(self, entry: Entry, notice: Notice) -> None:
+        """Take note of a notice, and return at once; nothing is taken any more once the sink is closed."""
+        with self._changed:
+            if self._deadline < inf:
+                return
+            is_full = len(self._waiting) >= self._size
+            if is_full:
+                self._waiting.popleft()
+                self.dropped += 1
+            is_first = is_full and self.dropped == 1
+            self._waiting.append(Item(self._clock(), entry, notice))
+            self._changed.notify_all()
+        if is_first:
+            log.warning("%s does not keep up: of the notices that wait for it the oldest are dropped", self.name)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, grace: float) -> None:
+        """Take no more notices; what waits may still be told, for `grace` seconds. Does not wait."""
+        with self._changed:
+            self._deadline = min(self._deadline, self._clock() + grace)
+            self._changed.notify_all()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread's end; one that hangs in a call is left behind."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+
+    @property
+    def is_closing(self) -> bool:
+        with self._changed:
+            return self._deadline < inf
+
+    @property
+    def time_left(self) -> float:
+        """Seconds in which something may still be sent: infinite while the sink is not closed, 0 at its end."""
+        with self._changed:
+            return max(0.0, self._deadline - self._clock())
+
+    def tell_next(self, timeout: float = inf, limit: int = WAITING) -> bool:
+        """Tell up to `limit` notices, oldest first; waits up to `timeout` seconds for the first.
+
+        False when none came, and at the end: closed, and nothing left or no time left.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._waiting or self._deadline < inf, None if timeout == inf else max(0.0, timeout)
+            )
+            is_over = self._deadline <= self._clock()
+            items = [] if is_over else [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+        for item in items:
+            try:
+                self.tell(item)
+            except Exception:  # our own bug; it must not cost the other notices
+                log.exception("%s failed over a notice", self.name)
+        return bool(items)
+
+    def pause(self, seconds: float) -> bool:
+        """Wait so long; False, and at once, when the sink is closed."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._deadline < inf, seconds)
+
+    def complain(self, message: str, *args: object) -> None:
+        """Tell of a failure, but not of each one: a sink that is down fails every time. Of the thread alone."""
+        now = self._clock()
+        if now - self._complained >= COMPLAINT_INTERVAL:
+            self._complained = now
+            log.warning(message, *args)
+
+    def _run(self) -> None:
+        self.run()
+        with self._changed:
+            lost = len(self._waiting) + self.dropped
+        if lost:
+            log.warning("%s was not told of %d notices", self.name, lost)

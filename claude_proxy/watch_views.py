@@ -1,0 +1,107 @@
+"""The routes of who watches: running requests, which can be stopped, and permission requests, which can be decided.
+
+In: a `Service`, Flask's request. Out: responses. Everybody sees and stops only what was sent with the same API key.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+from flask import Response, request
+
+from .activity import Entry
+from .api import permissions, requests
+from .api.answering import Client
+from .api.audience import Audience, watch
+from .api.dialect import encode
+from .errors import AlreadyEnded, NotFound
+from .service import Service
+from .serving import is_gone, owner_of, read_json
+
+View = Callable[..., Response]
+Route = tuple[str, str, View, str]
+
+
+class WatchViews:
+    """The views. `audience`: all that watch anything."""
+
+    def __init__(self, service: Service, audience: Audience) -> None:
+        self._service = service
+        self._audience = audience
+
+    def routes(self) -> tuple[Route, ...]:
+        """Name, path without `/v1`, view, method."""
+        one = "/requests/<request_id>"
+        return (
+            ("requests", "/requests", self._list_requests, "GET"),
+            ("request", one, self._get_request, "GET"),
+            ("interrupt_request", one, self._interrupt, "DELETE"),
+            ("request_events", f"{one}/events", self._watch_request, "GET"),
+            ("permissions", "/permissions", self._list_permissions, "GET"),
+            ("permission_events", "/permissions/events", self._watch_permissions, "GET"),
+            ("decide_permission", "/permissions/<permission_id>", self._decide, "POST"),
+        )
+
+    def _list_requests(self) -> Response:
+        return _json(requests.build_list(self._service.activity.entries(owner_of(self._service)), time.time()))
+
+    def _get_request(self, request_id: str) -> Response:
+        return _json(requests.build_one(self._find(request_id), time.time()))
+
+    def _find(self, request_id: str) -> Entry:
+        entry = self._service.activity.get(owner_of(self._service), request_id)
+        if entry is None:
+            raise NotFound(f"There is no request {request_id[:80]!r}, or not any more")
+        return entry
+
+    def _interrupt(self, request_id: str) -> Response:
+        entry = self._find(request_id)
+        if not self._service.interrupt(entry.owner, entry.id):
+            raise AlreadyEnded(f"The request {entry.id} has ended already")
+        return _json({"ok": True, "message": f"Request {entry.id} interrupted"})
+
+    def _watch_request(self, request_id: str) -> Response:
+        """From its first event, or from the one after `?after=N`, to `done`."""
+        entry = self._find(request_id)
+        number = requests.parse_after(request.args)
+
+        def next_events(timeout: float) -> tuple[Iterable[bytes], bool]:
+            nonlocal number
+            notices, ended = self._service.activity.wait(entry.id, number, timeout)
+            number = notices[-1].number + 1 if notices else number
+            return map(requests.render_notice, notices), ended
+
+        self._audience.enter()
+        return self._audience.respond(watch(next_events, self._client()))
+
+    def _list_permissions(self) -> Response:
+        return _json(permissions.build_list(self._service.permissions.pending(owner_of(self._service))))
+
+    def _watch_permissions(self) -> Response:
+        """What waits now, then what happens, until the client goes or the proxy ends."""
+        owner = owner_of(self._service)
+        registry = self._service.permissions
+        number = -1
+
+        def next_events(timeout: float) -> tuple[Iterable[bytes], bool]:
+            nonlocal number
+            if number < 0:
+                pending, number = registry.snapshot(owner)
+                return [permissions.render_snapshot(pending)], False
+            events, closed = registry.wait(owner, number, timeout)
+            number = events[-1].number + 1 if events else number
+            return map(permissions.render_event, events), closed
+
+        self._audience.enter()
+        return self._audience.respond(watch(next_events, self._client()))
+
+    def _decide(self, permission_id: str) -> Response:
+        choice, message = permissions.parse_decision(read_json())
+        pending = self._service.permissions.decide(owner_of(self._service), permission_id, choice, message)
+        return _json(permissions.build_decided(pending, choice))
+
+    def _client(self) -> Client:
+        return Client(is_gone(), self._service.config.heartbeat_interval)
+
+
+def _json(body: object) -> Response:
+    return Response(encode(body), mimetype="application/json")
