@@ -266,6 +266,7 @@ class Engine:
         turn.report.total = translator.total if isinstance(translator, AgentTranslator) else answer.usage
         if conversation.options.json_schema is not None and answer.stop_reason == "end_turn":
             self._check_json(turn, dialogue, conversation.options.json_schema, answer.text)
+        turn.report.plan_warning = self.circle.plan_limits.warning(turn.profile.model)  # a whole answer can still say it
         # Given back before the client knows that the turn has ended: its next request must find the child.
         self._release(turn, dialogue, chain[-1], answer, cut=translator.cut)
         self.activity.done(turn.id, None, usage=turn.report.usage, total=turn.report.total)

@@ -3,8 +3,8 @@
 In: `rate_limit_event`s of turns, the CLI's answers to `get_usage`. Out: a refusal before a child is asked, a warning
 for a header, a snapshot.
 Rules: only the state of a whole answer refuses, a window's own `rejected` does not, nor does one that paid use goes on
-beyond; what the API named no end of is not remembered. A refusal outlives a restart. Now and then one request is let
-through all the same, so that a plan that was changed is found before its window is reset.
+beyond; what the API named no end of is not remembered. Nothing is remembered beyond a restart: whoever has changed the
+plan or the login can have it asked anew.
 """
 
 import logging
@@ -17,11 +17,11 @@ from typing import Any, Literal
 from .claude.protocol import RateLimitInfo
 from .errors import PlanLimitReached
 from .models import ALIASES
-from .store import Statement, Store
 
 log = logging.getLogger(__name__)
 
-PROBE_INTERVAL = 600.0
+# Below this share a window that refused does so no more.
+FAR_FROM_USED_UP = 0.9
 ASK_INTERVAL = 60.0
 ANSWER_TIMEOUT = 3.0
 # What the API calls the weekly window of its largest model (`seven_day_overage_included`, "Fable limit" in the CLI).
@@ -70,23 +70,17 @@ class Snapshot:
 
 
 class PlanLimits:
-    """The windows of the plan that the CLI is logged in to. `wall_clock` gives Unix seconds.
+    """The windows of the plan that the CLI is logged in to. `wall_clock` gives Unix seconds."""
 
-    store: where refusals outlive a restart; None for nowhere.
-    """
-
-    def __init__(self, wall_clock: Callable[[], float], store: Store | None = None) -> None:
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
-        self._store = store
         self._lock = threading.Lock()  # guards: all that follows
         self._windows: dict[str, Window] = {}
-        self._probed: dict[str, float] = {}
         self._overage: str | None = None
         self._using_overage = False
         self._subscription: str | None = None
         self._source: Source | None = None
         self._as_of: float | None = None
-        self._recall()
 
     def note(self, info: RateLimitInfo) -> None:
         """What an answer's `rate_limit_event` says. A `rejected` without the end of its window is a plain 429."""
@@ -112,23 +106,12 @@ class PlanLimits:
             after = self._current(now)
         self._tell(before, after)
 
-    def note_answer(self, model: str) -> None:
-        """The API has begun to answer: if that was the one request let through, what refused this model is over, even
-        where no event says so (the login is no plan's any more)."""
-        now = self._wall_clock()
-        with self._lock:
-            if not self._probed:
-                return
-            before = self._current(now)
-            self._clear(
-                lambda window: concerns(window.type, model) and self._probed.get(window.type, 0.0) > window.noted_at
-            )
-            after = self._current(now)
-        self._tell(before, after)
-
     def note_usage(self, answer: Mapping[str, Any]) -> None:
         """The CLI's answer to `get_usage` (`SDKControlGetUsageResponse`): it tells how much is used, not what is
-        refused. Its `rate_limits` are None without a plan, and where the API could not be reached."""
+        refused; but a window that refuses and is far from used up belongs to a plan that was changed.
+
+        Its `rate_limits` are None without a plan, and where the API could not be reached.
+        """
         now = self._wall_clock()
         subscription = answer.get("subscription_type")
         limits = answer.get("rate_limits")
@@ -136,35 +119,24 @@ class PlanLimits:
             self._subscription = subscription if isinstance(subscription, str) else None
             if not isinstance(limits, Mapping):
                 return
-            known = self._current(now)
+            before = self._current(now)
             for name, row in _rows(limits):
-                window = known.get(name, Window(name))
                 used, reset = _fraction(row.get("utilization")), _unix_time(row.get("resets_at"))
                 if used is not None or reset is not None:
-                    self._windows[name] = replace(
-                        window,
-                        utilization=used if used is not None else window.utilization,
-                        resets_at=window.resets_at if window.refuses else reset or window.resets_at,
-                        noted_at=window.noted_at if window.refuses else now,
-                    )
+                    self._windows[name] = _with_usage(before.get(name, Window(name)), used, reset, now)
             self._source, self._as_of = "get_usage", now
+            after = self._current(now)
+        self._tell(before, after)
 
     def check(self, model: str) -> PlanLimitReached | None:
-        """Why a request for this model is refused now; `retry_after` are the seconds until that window is reset.
-
-        Call it once for each attempt: after `PROBE_INTERVAL` seconds of refusals it lets one through.
-        """
+        """Why a request for this model is refused now; `retry_after` are the seconds until that window is reset."""
         now = self._wall_clock()
         with self._lock:
             refusing = [
                 window for window in self._current(now).values() if window.refuses and concerns(window.type, model)
             ]
-            if not refusing:
-                return None
-            last = max(max(window.noted_at, self._probed.get(window.type, 0.0)) for window in refusing)
-            if now - last >= PROBE_INTERVAL:
-                self._probed.update((window.type, now) for window in refusing)
-                return None
+        if not refusing:
+            return None
         longest = max(refusing, key=lambda window: window.resets_at or now)
         return PlanLimitReached(
             f"The plan's {longest.words} is reached; nothing is taken until it is reset",
@@ -210,15 +182,12 @@ class PlanLimits:
                 refuses=window.refuses or still,
             )
         self._windows[window.type] = window
-        if not window.refuses:
-            self._probed.pop(window.type, None)
 
     def _clear(self, over: Callable[[Window], bool]) -> None:
         """The lock must be held."""
         for name, window in self._windows.items():
             if window.status not in (None, "allowed") and over(window):
                 self._windows[name] = replace(window, status="allowed", refuses=False)
-                self._probed.pop(name, None)
 
     def _current(self, now: float) -> dict[str, Window]:
         """The windows that have not been reset since. The lock must be held."""
@@ -228,35 +197,12 @@ class PlanLimits:
         return dict(self._windows)
 
     def _tell(self, before: Mapping[str, Window], after: Mapping[str, Window]) -> None:
-        """A line for each change of state, and the refusals for the next run."""
+        """A line for each change of state."""
         for name in sorted({*before, *after}):
             old, new = before.get(name, Window(name)), after.get(name, Window(name))
             if _state(old) != _state(new):
                 level, words = _SAID[_state(new)]
                 log.log(level, "The plan's %s %s: %s", new.words, words, _describe(new))
-        refusing = [window for window in after.values() if window.refuses]
-        if refusing or any(window.refuses for window in before.values()):
-            self._remember(refusing)
-
-    def _remember(self, refusing: list[Window]) -> None:
-        if self._store is None:
-            return
-        sql = "INSERT INTO plan_windows (type, utilization, resets_at, noted_at) VALUES (?, ?, ?, ?)"
-        statements: list[Statement] = [("DELETE FROM plan_windows", ())]
-        statements += [(sql, (one.type, one.utilization, one.resets_at, one.noted_at)) for one in refusing]
-        self._store.write(statements)
-
-    def _recall(self) -> None:
-        now = self._wall_clock()
-        rows = (
-            self._store.read("SELECT type, utilization, resets_at, noted_at FROM plan_windows") if self._store else []
-        )
-        for kind, utilization, resets_at, noted_at in rows:
-            if resets_at > now:
-                window = Window(kind, "rejected", utilization, resets_at, noted_at, refuses=True)
-                self._windows[kind] = window
-                self._source, self._as_of = "rate_limit_event", max(noted_at, self._as_of or 0.0)
-                log.warning("The plan's %s is still reached: %s", window.words, _describe(window))
 
 
 class PlanQuestion:
@@ -325,6 +271,20 @@ def concerns(kind: str, model: str) -> bool:
 def iso_time(seconds: float) -> str:
     """`2026-01-31T15:00:00Z`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _with_usage(window: Window, used: float | None, reset: float | None, now: float) -> Window:
+    """A window with what `get_usage` says of it."""
+    if window.refuses and used is not None and used < FAR_FROM_USED_UP:
+        window = replace(window, status="allowed", refuses=False)
+    if window.refuses:
+        return replace(window, utilization=window.utilization if used is None else used)
+    return replace(
+        window,
+        utilization=window.utilization if used is None else used,
+        resets_at=reset or window.resets_at,
+        noted_at=now,
+    )
 
 
 def _state(window: Window) -> str:

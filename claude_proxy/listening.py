@@ -48,7 +48,7 @@ class Listener:
         self._translator = translator
         self._silence_timeout = silence_timeout
         self._tool_timeout = tool_timeout
-        self._lock = threading.Lock()  # guards: _asked
+        self._lock = threading.Lock()  # guards: _asked, and that the clock is what it says
         self._asked: dict[str, str] = {}
 
     def heed(self, inbound: Inbound) -> None:
@@ -69,9 +69,8 @@ class Listener:
                 self._ask(inbound)
             case ControlCancel(request_id):
                 self._cancel(request_id)
-            case Result(total_cost_usd=float(cost)):
-                self._turn.report.cost_usd = max(0.0, cost - self._dialogue.cost_usd)
-                self._dialogue.cost_usd = cost
+            case Result() if inbound.spent():
+                self._turn.report.cost_usd = sum(one.cost_usd for one in inbound.spent())
         if isinstance(self._translator, AgentTranslator):
             for kind, data in self._translator.take():
                 self._circle.activity.note(self._turn.id, kind, **data)
@@ -116,10 +115,9 @@ class Listener:
         watch = self._turn.watch
         assert watch is not None
         with self._lock:
-            waits = bool(self._asked)
-        labels = [running.label for running in list(translator.running.values())]
-        self._turn.busy_with = labels[0] if labels else ""
-        limit = inf if waits else self._tool_timeout if labels else self._silence_timeout
-        if limit != watch.silence_timeout:
-            watch.silence_timeout = limit
-            watch.alive()
+            labels = [running.label for running in list(translator.running.values())]
+            self._turn.busy_with = labels[0] if labels else ""
+            limit = inf if self._asked else self._tool_timeout if labels else self._silence_timeout
+            if limit != watch.silence_timeout:
+                watch.silence_timeout = limit
+                watch.alive()

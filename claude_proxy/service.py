@@ -79,8 +79,7 @@ class Service:
         self.responses = ResponseBook(self.store, time.time, keeps=not config.no_store)
         self.activity = Activity(time.time)
         self.permissions = Permissions(config.permission_timeout, clock, time.time)
-        # With a key of one's own no plan refuses anything: what an earlier run was told is of no concern.
-        self.plan_limits = PlanLimits(time.time, None if config.use_api_key else self.store)
+        self.plan_limits = PlanLimits(time.time)
         self.ledger = Ledger(self.store, time.time)
         self.turnstile = Turnstile(config.max_queue)
         self.fleet = Fleet(limits_of(config), clock)

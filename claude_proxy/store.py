@@ -103,12 +103,6 @@ MIGRATIONS: tuple[str, ...] = (
         cost_usd REAL,
         PRIMARY KEY (owner, day, dialect, mode, model, session)
     ) WITHOUT ROWID;
-    CREATE TABLE plan_windows (
-        type TEXT PRIMARY KEY,
-        utilization REAL,
-        resets_at REAL NOT NULL,
-        noted_at REAL NOT NULL
-    ) WITHOUT ROWID;
     """,
 )
 

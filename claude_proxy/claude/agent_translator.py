@@ -5,7 +5,7 @@ Rules: the texts of all model calls are one answer, a blank line between those o
 and never as calls; what a sub-agent says is no answer; the turn ends when the CLI says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -27,7 +27,19 @@ from ..events import (
 from . import protocol
 from .failures import FINAL_STATUSES, classify_result, classify_retry
 from .progress import Running, describe, ended_line, failure_of, started_line
-from .protocol import ApiEvent, ApiRetry, Assistant, Inbound, RateLimit, RateLimitInfo, Result, StreamEvent, UserLine
+from .protocol import (
+    ApiEvent,
+    ApiRetry,
+    Assistant,
+    Inbound,
+    ModelUsage,
+    RateLimit,
+    RateLimitInfo,
+    Result,
+    StreamDelta,
+    StreamEvent,
+    UserLine,
+)
 from .translator import SYNTHETIC, merge_usage
 
 Happening = tuple[Literal["tool_started", "tool_ended"], dict[str, Any]]
@@ -45,7 +57,7 @@ class AgentTranslator:
 
     now: Unix time in seconds. clock: seconds, for how long tools take. progress: none, reasoning or content.
     structured: the answer is what the CLI's own StructuredOutput tool is given. running: the tools under way, by id.
-    total: what all model calls took together, cost_usd: the CLI's estimate of all its turns so far; at the end.
+    total: what all model calls took together, those of sub-agents included; at the end.
     """
 
     def __init__(
@@ -53,7 +65,8 @@ class AgentTranslator:
     ) -> None:
         self._now = now
         self._clock = clock
-        self._progress = progress
+        # Between the braces of an answer that must be JSON there is no place for anything else.
+        self._progress = "reasoning" if structured and progress == "content" else progress
         self._structured = structured
         self.started = False
         self.done = False
@@ -62,11 +75,11 @@ class AgentTranslator:
         self.running: dict[str, Running] = {}
         self.happened: list[Happening] = []
         self.total = Usage()
-        self.cost_usd: float | None = None
         self._notice: Assistant | None = None
         self._call = Usage()
         self._before = Usage()
         self._stop: str | None = None
+        self._explanation: str | None = None
         self._spoke = False
         self._arriving: Shape | None = None
         self._open: Shape | None = None
@@ -112,8 +125,13 @@ class AgentTranslator:
                 return self._end_block()
             case "message_delta":
                 self._call = merge_usage(self._call, event.usage)
-                self._stop = event.delta.stop_reason or self._stop
+                self._note_stop(event.delta)
         return []
+
+    def _note_stop(self, delta: StreamDelta) -> None:
+        self._stop = delta.stop_reason or self._stop
+        explanation = (delta.stop_details or {}).get("explanation")
+        self._explanation = explanation if isinstance(explanation, str) else None
 
     def _start(self, event: ApiEvent) -> list[Event]:
         if event.message is None:
@@ -234,11 +252,13 @@ class AgentTranslator:
         return self._show(ended_line(running, seconds, reason, alone=alone))
 
     def _finish(self, result: Result) -> list[Event]:
-        self.total = merge_usage(Usage(), result.usage)
-        self.cost_usd = result.total_cost_usd
+        self.total = _sum(result.spent()) if result.spent() else merge_usage(Usage(), result.usage)
         limit = LIMITS.get(result.subtype)
         if limit is not None and self.started:
-            return [*self._show(limit), *self._end("max_tokens")]
+            return [*self._end_block(), *self._show(limit), *self._end("max_tokens")]
+        if result.is_error and self._stop == "refusal":
+            self.cut = True
+            return self._end("refusal", self._explanation)
         if result.is_error:
             raise classify_result(result, self._notice, self.rate_limit, self._now)
         if not self.started:
@@ -256,7 +276,18 @@ class AgentTranslator:
         text = msgspec.json.encode(result.structured_output).decode()
         return [*self._switch("text"), TextDelta(self._next_index - 1, text), *self._end("end_turn")]
 
-    def _end(self, stop_reason: str) -> list[Event]:
+    def _end(self, stop_reason: str, explanation: str | None = None) -> list[Event]:
         self.done = True
         self.running.clear()
-        return [*self._close(), MessageEnd(stop_reason, None, self.usage)]
+        return [*self._close(), MessageEnd(stop_reason, None, self.usage, explanation)]
+
+
+def _sum(spent: Sequence[ModelUsage]) -> Usage:
+    """What several models took together."""
+    return Usage(
+        sum(one.input_tokens for one in spent),
+        sum(one.output_tokens for one in spent),
+        sum(one.cache_read_input_tokens for one in spent),
+        sum(one.cache_creation_input_tokens for one in spent),
+        sum(one.thinking_tokens for one in spent),
+    )

@@ -75,7 +75,7 @@ class Dialogue:
     agent: it was started for agent mode. model: what the CLI was started with or set to. profile: None while it is
     blank. holds: the digest of the conversation it holds, the reply included; None while it holds none. session: the
     key of the session it serves. session_id: the CLI's own, once it has told. cache_ttl: the CLI's own, once it is
-    `ready`. cost_usd: the CLI's estimate of all its turns so far. last_used: on the fleet's clock.
+    `ready`. last_used: on the fleet's clock.
     """
 
     def __init__(
@@ -87,7 +87,6 @@ class Dialogue:
         self.profile: Profile | None = None
         self.holds: bytes | None = None
         self.last_used = 0.0
-        self.cost_usd = 0.0
         self.session = ""
         self.session_id: str | None = None
         self.cache_ttl = "1h"

@@ -226,6 +226,17 @@ class Assistant(msgspec.Struct, frozen=True):
     api_error_status: int | None = None
 
 
+class ModelUsage(msgspec.Struct, frozen=True, rename="camel"):
+    """What one model was used for; cost_usd: the CLI's estimate in US dollars."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    thinking_tokens: int = 0
+    cost_usd: float = msgspec.field(name="costUSD", default=0.0)
+
+
 class Result(msgspec.Struct, frozen=True):
     """The end of a turn. `is_error` with `api_error_status` is a failure although `subtype` says success."""
 
@@ -239,7 +250,18 @@ class Result(msgspec.Struct, frozen=True):
     usage: Usage = Usage()
     session_id: str = ""
     structured_output: Any = None
-    total_cost_usd: float | None = None
+    by_model: Any = msgspec.field(name="model_usage_since_last_result", default=None)
+
+    def spent(self) -> tuple[ModelUsage, ...]:
+        """What the turn took of each model, with sub-agents and the CLI's own calls, which `usage` leaves out.
+
+        Empty where no model was called, and where it is told in another shape. The CLI's totals are no help: they go on
+        where a session is resumed.
+        """
+        rows = self.by_model.values() if isinstance(self.by_model, dict) else ()
+        with contextlib.suppress(msgspec.ValidationError):
+            return tuple(msgspec.convert(row, ModelUsage) for row in rows)
+        return ()
 
 
 Inbound = (

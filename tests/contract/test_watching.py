@@ -254,7 +254,7 @@ def test_the_routes_are_there_without_v1(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("place", ["running", "queued"])
-def test_a_background_response_is_a_request_that_can_be_stopped(start: Start, place: str) -> None:
+def test_a_background_response_is_a_request_that_can_be_stopped(start: Start, watchers: ExitStack, place: str) -> None:
     """It is cancelled, for who polls and for who watches, wherever it was."""
     proxy = start("stall@delta:2", max_concurrent=1)
     sent = {**BODIES[RESPONSES], "background": True}
@@ -264,11 +264,10 @@ def test_a_background_response_is_a_request_that_can_be_stopped(start: Start, pl
     name = begun[position]
     request = find(proxy, lambda one: one["state"] == place)
     assert request["id"].removeprefix("req_") == name.removeprefix("resp_")
-    watcher = watch(proxy, f"{RESPONSES}/{name}?stream=true")
+    watcher = watchers.enter_context(closing(watch(proxy, f"{RESPONSES}/{name}?stream=true")))
     assert delete(proxy, request["id"]).status == 200
-    last = read(watcher.stream().records[-1])[1]["response"]
-    kept = proxy.get(f"{RESPONSES}/{name}").json
-    assert last["status"] == kept["status"] == "cancelled"
+    wait_until(lambda: proxy.get(f"{RESPONSES}/{name}").json["status"] == "cancelled", "who polls sees it")
+    assert read(watcher.stream().records[-1])[1]["response"]["status"] == "cancelled"
     wait_until(lambda: proxy.get(f"/v1/requests/{request['id']}").json["state"] == "interrupted", "it has ended")
     assert delete(proxy, request["id"]).status == 409
     other = begun[1 - position].replace("resp_", "req_")

@@ -1,9 +1,8 @@
-"""The plan's windows: what refuses whom and until when, what only warns, what is told once, what outlives a restart."""
+"""The plan's windows: what refuses whom and until when, what only warns, what is told once."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,12 +12,10 @@ from claude_proxy.claude.protocol import RateLimit, RateLimitInfo, parse_line
 from claude_proxy.limits import (
     ANSWER_TIMEOUT,
     ASK_INTERVAL,
-    PROBE_INTERVAL,
     PlanLimits,
     PlanQuestion,
     concerns,
 )
-from claude_proxy.store import Store
 
 NOW = 1_000_000.0
 LATER = NOW + 3600
@@ -261,89 +258,6 @@ def test_a_change_of_state_is_told_once(limits: PlanLimits, caplog: pytest.LogCa
     ]
 
 
-def test_one_request_is_let_through_now_and_then(limits: PlanLimits, clock: Clock) -> None:
-    """A plan that was changed is found before its window is reset; a new rejection begins the time anew."""
-    limits.note(rejected("seven_day", NOW + 7 * 86400))
-    clock.now += PROBE_INTERVAL - 1
-    assert refuses(limits)
-    clock.now += 1
-    assert not refuses(limits)
-    assert refuses(limits)
-    limits.note(rejected("seven_day", NOW + 7 * 86400))
-    clock.now += PROBE_INTERVAL - 1
-    assert refuses(limits)
-
-
-def test_none_is_let_through_while_one_of_two_refusals_is_new(limits: PlanLimits, clock: Clock) -> None:
-    """It would be refused for that one."""
-    limits.note(rejected("seven_day", NOW + 86400))
-    clock.now += PROBE_INTERVAL - 1
-    limits.note(rejected("five_hour", NOW + 86400))
-    clock.now += 1
-    assert refuses(limits)
-
-
-def test_an_answer_after_a_new_rejection_says_nothing(limits: PlanLimits, clock: Clock) -> None:
-    """It was begun before that one."""
-    limits.note(rejected(resets_at=NOW + 86400))
-    clock.now += PROBE_INTERVAL
-    assert not refuses(limits)
-    clock.now += 1
-    limits.note(rejected(resets_at=NOW + 86400))
-    limits.note_answer("sonnet")
-    assert refuses(limits)
-
-
-def test_an_answer_to_the_request_that_was_let_through_ends_the_refusal(limits: PlanLimits, clock: Clock) -> None:
-    """Even where no event comes with it; an answer to any other request says nothing."""
-    limits.note(rejected())
-    limits.note_answer("sonnet")
-    assert refuses(limits)
-    clock.now += PROBE_INTERVAL
-    assert not refuses(limits, "sonnet")
-    limits.note_answer("sonnet")
-    assert not refuses(limits, "sonnet")
-    assert not refuses(limits, "opus")
-
-
-def test_an_answer_of_another_model_ends_no_refusal(limits: PlanLimits, clock: Clock) -> None:
-    """What was let through was for the refused one."""
-    limits.note(rejected("seven_day_opus", NOW + 86400))
-    clock.now += PROBE_INTERVAL
-    assert not refuses(limits, "opus")
-    limits.note_answer("haiku")
-    assert refuses(limits, "opus")
-
-
-def test_a_refusal_outlives_a_restart(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """And its end does, too."""
-    store = Store(tmp_path)
-    first = PlanLimits(clock, store)
-    first.note(rejected("seven_day", utilization=1.0))
-    first.note(warning("five_hour"))
-    caplog.clear()
-    second = PlanLimits(clock, store)
-    assert refuses(second)
-    assert [one.type for one in second.snapshot().windows] == ["seven_day"]
-    assert "still reached" in caplog.text
-    second.note(allowed("seven_day"))
-    assert not refuses(PlanLimits(clock, store))
-    store.close()
-
-
-def test_a_refusal_that_ended_meanwhile_is_not_taken_over(
-    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The window was reset while nobody ran."""
-    store = Store(tmp_path)
-    PlanLimits(clock, store).note(rejected())
-    clock.now = LATER
-    caplog.clear()
-    assert PlanLimits(clock, store).snapshot().windows == ()
-    assert caplog.records == []
-    store.close()
-
-
 USAGE: dict[str, Any] = {
     "subscription_type": "max",
     "rate_limits_available": True,
@@ -369,15 +283,24 @@ def test_the_cli_s_own_word_tells_the_use_of_windows(limits: PlanLimits) -> None
     assert (snapshot.subscription, snapshot.source) == ("max", "get_usage")
 
 
-def test_the_cli_s_own_word_neither_refuses_nor_frees(limits: PlanLimits) -> None:
-    """Only an answer to a request does."""
+def test_the_cli_s_own_word_does_not_refuse(limits: PlanLimits) -> None:
+    """Only an answer to a request does; and its end is the one that the refusal named."""
     full = {"five_hour": {"utilization": 100, "resets_at": "1970-01-12T14:46:40Z"}}
     limits.note_usage({"rate_limits": full})
     assert not refuses(limits)
     limits.note(rejected())
-    limits.note_usage({"rate_limits": {"five_hour": {"utilization": 1, "resets_at": "1970-02-12T14:46:40Z"}}})
+    limits.note_usage({"rate_limits": {"five_hour": {"utilization": 90, "resets_at": "1970-02-12T14:46:40Z"}}})
     error = limits.check("sonnet")
     assert error is not None and error.retry_after == 3600.0
+
+
+def test_a_window_that_is_far_from_used_up_refuses_no_more(limits: PlanLimits) -> None:
+    """The plan, or the login, is another one by now."""
+    limits.note(rejected())
+    limits.note_usage({"rate_limits": {"five_hour": {"utilization": 12, "resets_at": "1970-02-12T14:46:40Z"}}})
+    assert not refuses(limits)
+    (window,) = limits.snapshot().windows
+    assert (window.status, window.utilization, window.refuses) == ("allowed", 0.12, False)
 
 
 @pytest.mark.parametrize("answer", [{}, {"rate_limits": None, "subscription_type": None}, {"rate_limits": [1]}])

@@ -176,7 +176,6 @@ def test_a_file_of_an_earlier_version_is_given_the_table(tmp_path: Path, clock: 
         [
             ("INSERT INTO conversations VALUES ('c', 'a', x'7b7d', 1, 1)", ()),
             ("DROP TABLE usage", ()),
-            ("DROP TABLE plan_windows", ()),
             ("PRAGMA user_version = 2", ()),
         ]
     )
