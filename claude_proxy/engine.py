@@ -125,6 +125,7 @@ class Engine:
             if self.workers.withdraw(work):
                 self.watchdog.remove(watch)
                 self.activity.done(turn.id, turn.verdict)
+                turn.channel.finish(turn.verdict)
 
         turn.withdraw = withdraw
         self.watchdog.add(watch)
@@ -133,6 +134,8 @@ class Engine:
         except ProxyError:
             self.watchdog.remove(watch)
             raise
+        if turn.verdict is not None:  # aborted before it had a place to give back
+            withdraw()
 
     def _silent(self, turn: Turn) -> ChildSilent:
         if turn.busy_with:
@@ -259,6 +262,7 @@ class Engine:
                     self._hand_over(turn, event)
         except BaseException:
             turn.detach()
+            self.circle.permissions.withdraw(turn.id)
             self.fleet.retire(dialogue, urgent=True)
             raise
         answer = collector.completion()
@@ -266,7 +270,8 @@ class Engine:
         turn.report.total = translator.total if isinstance(translator, AgentTranslator) else answer.usage
         if conversation.options.json_schema is not None and answer.stop_reason == "end_turn":
             self._check_json(turn, dialogue, conversation.options.json_schema, answer.text)
-        turn.report.plan_warning = self.circle.plan_limits.warning(turn.profile.model)  # a whole answer can still say it
+        # A whole answer can still say it; a stream's headers are long gone.
+        turn.report.plan_warning = self.circle.plan_limits.warning(turn.profile.model)
         # Given back before the client knows that the turn has ended: its next request must find the child.
         self._release(turn, dialogue, chain[-1], answer, cut=translator.cut)
         self.activity.done(turn.id, None, usage=turn.report.usage, total=turn.report.total)
@@ -356,7 +361,7 @@ class Engine:
         messages = turn.conversation.messages
         kept = (*messages[-turn.new_messages :], reply) if turn.keeps_history else ()
         dialogue.session = turn.session.key
-        return self.sessions.finish(
+        dialogue.is_remembered = self.sessions.finish(
             turn.session,
             heads,
             len(messages) + 1,
@@ -367,6 +372,7 @@ class Engine:
             history=kept,
             beside=self.ledger.statements(_spent(turn)),
         )
+        return dialogue.is_remembered
 
 
 def _spent(turn: Turn, *, failed: bool = False) -> Spent:

@@ -17,7 +17,7 @@ import msgspec
 from ..conversation import Message, Tool, ToolResult, plain_id
 from ..errors import ProxyError, UpstreamError
 from ..models import CliModel
-from . import protocol
+from . import outbound, protocol
 from .child import Child
 from .protocol import (
     Assistant,
@@ -74,7 +74,8 @@ class Dialogue:
 
     agent: it was started for agent mode. model: what the CLI was started with or set to. profile: None while it is
     blank. holds: the digest of the conversation it holds, the reply included; None while it holds none. session: the
-    key of the session it serves. session_id: the CLI's own, once it has told. cache_ttl: the CLI's own, once it is
+    key of the session it serves. session_id: the CLI's own, once it has told. is_remembered: the store knows that
+    one, to go on with it. cache_ttl: the CLI's own, once it is
     `ready`. last_used: on the fleet's clock.
     """
 
@@ -89,6 +90,7 @@ class Dialogue:
         self.last_used = 0.0
         self.session = ""
         self.session_id: str | None = None
+        self.is_remembered = False
         self.cache_ttl = "1h"
         self._message_uuid: str | None = None
         self.ready = False
@@ -114,15 +116,15 @@ class Dialogue:
         if profile.json_schema is not None:
             extra["jsonSchema"] = msgspec.json.decode(profile.json_schema)
         request_id = self._expect("initialize")
-        self._send(protocol.build_initialize(request_id, profile.system, extra, keeps_own=profile.agent))
+        self._send(outbound.build_initialize(request_id, profile.system, extra, keeps_own=profile.agent))
         if profile.model != self.model:
-            self._send(protocol.build_set_model(self._expect("set_model"), profile.model))
+            self._send(outbound.build_set_model(self._expect("set_model"), profile.model))
             self.model = profile.model
 
     def apply(self, settings: dict[str, Any]) -> None:
         """Parameters of the next turn, in full; nothing is sent where they are in force already."""
         if settings != self._settings:
-            self._send(protocol.build_settings(self._expect("apply_flag_settings"), settings))
+            self._send(outbound.build_settings(self._expect("apply_flag_settings"), settings))
             self._settings = settings
 
     def replay(self, message: Message, alive: Callable[[], None], *, mark: bool = False) -> None:
@@ -135,7 +137,7 @@ class Dialogue:
         while mark and not self.ready:
             self._take_one(alive)
         ttl = self.cache_ttl if mark else None
-        self._send(protocol.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
+        self._send(outbound.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
         while message.role == "user":
             inbound = self.receive(alive)
             if isinstance(inbound, Result):
@@ -156,14 +158,14 @@ class Dialogue:
         while self._script:
             message = self._script.popleft()
             ttl = None if self._script else self.cache_ttl
-            self._send(protocol.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
+            self._send(outbound.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
             if message.role == "user":
                 return
         self.holds, self._script_holds = self._script_holds, None
 
     def ask(self, message: Message) -> None:
         """Send the newest user message: the turn begins."""
-        self._send(protocol.build_message(message, query=True))
+        self._send(outbound.build_message(message, query=True))
 
     @property
     def point(self) -> Point | None:
@@ -184,18 +186,18 @@ class Dialogue:
         return (
             len(results) == len(message.content)
             and {plain_id(result.tool_use_id) for result in results} == set(self._calls)
-            and all(protocol.is_deliverable(result, LARGEST_RESULT) for result in results)
+            and all(outbound.is_deliverable(result, LARGEST_RESULT) for result in results)
         )
 
     def answer(self, message: Message) -> None:
         """Give the pending calls their results: the parked turn goes on. `can_answer` must hold."""
         for result in message.content:
             assert isinstance(result, ToolResult)
-            self._send(protocol.build_tool_answer(self._calls.pop(plain_id(result.tool_use_id)), result))
+            self._send(outbound.build_tool_answer(self._calls.pop(plain_id(result.tool_use_id)), result))
 
     def permit(self, ask: PermissionAsk, allow: bool, message: str) -> None:
         """Answer a question of the CLI's; may be called by anyone, while the owner listens. Raises ChildDied."""
-        self._send(protocol.build_permission(ask, allow, message))
+        self._send(outbound.build_permission(ask, allow, message))
 
     def request_usage(self, take: Callable[[dict[str, Any] | None], None]) -> None:
         """Ask how much of the plan is used; it changes nothing in the child, and holds no turn up.
@@ -204,7 +206,7 @@ class Dialogue:
         held or not: it must not wait. Never called where the child ends before. Raises ChildDied.
         """
         self._take_usage = take
-        self._send(protocol.build_get_usage(self._expect("get_usage")))
+        self._send(outbound.build_get_usage(self._expect("get_usage")))
 
     def receive(self, alive: Callable[[], None]) -> Inbound:
         """The next message that is not about control; `alive` is called for every line.
@@ -295,7 +297,7 @@ class Dialogue:
 
     def _refuse(self, request_id: str, what: object) -> None:
         log.warning("Child %d asked for %s, which is not served", self.child.pid, what)
-        self._send(protocol.build_refusal(request_id, "not supported by this client"))
+        self._send(outbound.build_refusal(request_id, "not supported by this client"))
 
     def _take_answer(self, answer: ControlAnswer) -> None:
         what = self._awaited.pop(answer.request_id, None)

@@ -257,6 +257,7 @@ class Keeper:
             child = retirement.dialogue.child
             if child.has_exited():
                 child.reap()
+                self._launcher.clear_after(retirement.dialogue)
                 self._retiring.remove(retirement)
                 how = how_ended(child.returncode)
                 self._fleet.tally.ended[how] = self._fleet.tally.ended.get(how, 0) + 1

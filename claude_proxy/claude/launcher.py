@@ -20,7 +20,7 @@ from ..errors import BadRequest, CliUnavailable
 from . import locate, processes
 from .agent import AgentOptions
 from .child import Child
-from .dialogue import Point
+from .dialogue import Dialogue, Point
 from .locate import Installation, Login
 
 log = logging.getLogger(__name__)
@@ -173,20 +173,31 @@ class Launcher:
         return argv, environ, cwd
 
     def forget_sessions(self, session_ids: Iterable[str]) -> int:
-        """Remove the CLI's own files of these sessions, what sub-agents said and long results included; returns how many
-        sessions there were."""
+        """Remove the CLI's own files of these sessions, with what their sub-agents said and long results; returns how
+        many sessions there were."""
         environ = {**self._environ, **self._demo_variables()}
         config = environ.get("CLAUDE_CONFIG_DIR") or str(Path(environ.get("HOME", "~"), ".claude"))
         removed = 0
         for session_id in session_ids:
             if not _UUID.fullmatch(session_id):
                 continue
-            for path in Path(config, "projects").glob(f"*/{session_id}.jsonl"):
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            projects = Path(config, "projects")
+            for folder in projects.glob(f"*/{session_id}"):
+                shutil.rmtree(folder, ignore_errors=True)
+            for path in projects.glob(f"*/{session_id}.jsonl"):
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed += 1
         return removed
+
+    def clear_after(self, dialogue: Dialogue) -> None:
+        """Remove what a child that has ended wrote of a session that nobody can go on with."""
+        keeps = self._persist
+        if dialogue.agent:
+            keeps = self._agent is not None and self._agent.keeps
+        writes = dialogue.agent or keeps  # an agent's sub-agents leave files although it keeps none
+        if writes and dialogue.session_id is not None and not (keeps and dialogue.is_remembered):
+            self.forget_sessions((dialogue.session_id,))
 
     def close(self) -> None:
         """Remove the folder of this run; every child must have been reaped."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from claude_proxy.demo import DemoApi
-from tests.e2e.agents import AGENT, Talk, bash, outline, outlines, processes_saying, say, wait_for_process, workdir
+from tests.e2e.agents import AGENT, Talk, bash, call, outline, outlines, processes_saying, say, wait_for_process
 from tests.e2e.conftest import Start
 from tests.e2e.real import PATIENCE, RECORDED, Program, RealProxy, calls, files_with, how, make_environ, session_id
 from tests.harness import Answer, assistant, wait_until
@@ -26,6 +26,7 @@ OPENED = [
     "result plum",
     "assistant Tool Bash said: plum",
 ]
+SUB_AGENT = call("Task", description="plumzebra", prompt=bash("echo plumzebra"), subagent_type="general-purpose")
 
 
 def opened(proxy: Any) -> Talk:
@@ -184,8 +185,8 @@ def test_a_conversation_of_a_chat_can_be_handed_to_the_agent(agent: RealProxy) -
 def test_a_session_that_is_deleted_leaves_nothing(agent: RealProxy) -> None:
     """No file of the CLI's that holds a word of it, whichever way it went on, and it is not resumed."""
     talk = Talk(agent)
-    talk.say(bash("echo plumzebra"))
-    talk.say("second")
+    talk.say(bash("seq 1 20000; echo plumzebra; seq 1 20000"))
+    talk.say(SUB_AGENT)
     agent.service.fleet.retire_idle()
     talk.say("third")
     Talk(agent, *talk.said[:2]).say("branch")
@@ -201,9 +202,29 @@ def test_without_a_store_nothing_is_written_down(start: Start, tmp_path: Path) -
     """`--no-store`: the child that is kept goes on, a child that went is replayed; no file holds a word."""
     proxy = start(agent=True, workdir=str(tmp_path), no_store=True)
     talk = Talk(proxy)
-    talk.say(bash("echo plumzebra"))
+    talk.say(SUB_AGENT)
     assert talk.how("second") == "live"
     proxy.service.fleet.retire_idle()
-    assert talk.how("third") in ("replayed", "new")
-    assert files_with(proxy.folder, b"plumzebra") == []
-    assert workdir(proxy) == tmp_path
+    assert talk.how("third") == "replayed"
+    wait_until(lambda: not files_with(proxy.folder, b"plumzebra"), "nothing of it is left", PATIENCE)
+
+
+def test_a_turn_that_failed_leaves_nothing(agent: RealProxy) -> None:
+    """The CLI wrote down a session that nobody can go on with."""
+    exchange = agent.begin(bash("echo plumzebra; exec sleep 4712.5"), headers=AGENT)
+    wait_for_process("4712.5")
+    wait_until(lambda: files_with(agent.folder / "home", b"plumzebra"), "it is written down", PATIENCE)
+    exchange.close()
+    wait_until(lambda: not processes_saying("4712.5"), "its command has ended", PATIENCE)
+    wait_until(lambda: not files_with(agent.folder / "home", b"plumzebra"), "nothing of it is left", PATIENCE)
+
+
+def test_a_turn_that_failed_is_not_in_the_conversation(agent: RealProxy) -> None:
+    """It was begun in the child that held the rest; what goes on is the rest."""
+    talk = opened(agent)
+    exchange = agent.begin(*talk.said, bash("exec sleep 4713.5"), headers=AGENT)
+    wait_for_process("4713.5")
+    exchange.close()
+    agent.wait_until_idle()
+    assert talk.how("and now?") == "resumed"
+    assert heard(agent.api, "and now?") == OPENED

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.claude import protocol
+from claude_proxy.claude import outbound, protocol
+from claude_proxy.claude.outbound import build_message, build_tool_answer, is_deliverable
 from claude_proxy.claude.protocol import (
     ApiRetry,
     Assistant,
@@ -27,9 +28,6 @@ from claude_proxy.claude.protocol import (
     ToolCall,
     ToolProgress,
     UserLine,
-    build_message,
-    build_tool_answer,
-    is_deliverable,
     parse_line,
 )
 from claude_proxy.conversation import (
@@ -202,7 +200,7 @@ def test_a_question_may_name_its_call(named: dict[str, Any], wanted: str) -> Non
 )
 def test_a_question_is_answered_as_in_the_recording(allow: bool, wanted: dict[str, Any]) -> None:
     """With the very input that was asked about, or with what the model is told."""
-    line = json.loads(protocol.build_permission(PermissionAsk("r", "Bash", {"command": "ls"}), allow, "no"))
+    line = json.loads(outbound.build_permission(PermissionAsk("r", "Bash", {"command": "ls"}), allow, "no"))
     assert line == {
         "type": "control_response",
         "response": {"subtype": "success", "request_id": "r", "response": wanted},
@@ -217,7 +215,7 @@ def test_an_agent_keeps_the_prompt_of_the_cli_unless_it_is_given_one(
     system: str | None, keeps_own: bool, wanted: dict[str, Any]
 ) -> None:
     """An empty list would take it away."""
-    line = json.loads(protocol.build_initialize("r", system, {}, keeps_own=keeps_own))
+    line = json.loads(outbound.build_initialize("r", system, {}, keeps_own=keeps_own))
     assert line["request"] == {"subtype": "initialize", **wanted}
 
 
@@ -238,11 +236,11 @@ def test_a_user_line_names_the_calls_it_answers(content: Any, ids: tuple[str, ..
 def test_control_requests_are_what_the_recordings_hold() -> None:
     """Initialise, model, settings, refusal: field by field."""
     built = [
-        protocol.build_initialize("r1", "You are MUSE.", {"jsonSchema": {}}),
-        protocol.build_initialize("r2", None, {}),
-        protocol.build_set_model("r3", "opus"),
-        protocol.build_settings("r4", {"effortLevel": None}),
-        protocol.build_refusal("r5", "no"),
+        outbound.build_initialize("r1", "You are MUSE.", {"jsonSchema": {}}),
+        outbound.build_initialize("r2", None, {}),
+        outbound.build_set_model("r3", "opus"),
+        outbound.build_settings("r4", {"effortLevel": None}),
+        outbound.build_refusal("r5", "no"),
     ]
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in built)
     bodies = [json.loads(line) for line in built]
