@@ -352,6 +352,14 @@ def _check_agent(config: Config) -> None:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"--mcp-config {file}: {reason}") from error
+    allowing = (config.environ.get("IS_SANDBOX"), config.environ.get("CLAUDE_CODE_BUBBLEWRAP"))
+    if config.permission_mode == "bypass" and is_root() and "1" not in allowing:
+        raise ConfigError("--permission-mode bypass: as root the CLI takes it only in a sandbox (IS_SANDBOX=1 says so)")
+
+
+def is_root() -> bool:
+    """True for the superuser of a system that has one."""
+    return hasattr(os, "getuid") and os.getuid() == 0
 
 
 def read_mcp_servers(file: str) -> list[str]:

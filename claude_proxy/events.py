@@ -27,6 +27,15 @@ class Usage:
         """All that was read: fresh, from the cache and into the cache, as OpenAI counts it."""
         return self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_input_tokens + other.cache_read_input_tokens,
+            self.cache_creation_input_tokens + other.cache_creation_input_tokens,
+            self.thinking_tokens + other.thinking_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class MessageStart:

@@ -74,6 +74,7 @@ class Listener:
         if isinstance(self._translator, AgentTranslator):
             for kind, data in self._translator.take():
                 self._circle.activity.note(self._turn.id, kind, **data)
+            self._turn.report.total = self._translator.total  # what a turn took that is ended before it has an end
             self._set_clock(self._translator)
 
     def _ask(self, ask: PermissionAsk) -> None:
@@ -99,8 +100,8 @@ class Listener:
             with self._lock:
                 self._asked.pop(ask.request_id, None)
             self._dialogue.permit(ask, decision.allow, decision.message)
-            if isinstance(self._translator, AgentTranslator):
-                self._set_clock(self._translator)
+            assert isinstance(self._translator, AgentTranslator)  # a chat's dialogue refuses by itself
+            self._set_clock(self._translator)
 
         return decide
 

@@ -32,8 +32,13 @@ class Remedies:
     _marked: set[str] = field(default_factory=set)
 
     def parameters(self, turn: Turn) -> Parameters:
-        """The settings of a turn, less what its model refuses."""
-        return build_parameters(turn.conversation.options, turn.profile.toolset, self.known(turn))
+        """The settings of a turn, less what its model refuses.
+
+        An agent's schema is none of them: they hold for all its calls, the schema for its last word.
+        """
+        known = self.known(turn)
+        known = replace(known, schema=True) if turn.profile.agent else known
+        return build_parameters(turn.conversation.options, turn.profile.toolset, known)
 
     def known(self, turn: Turn) -> Refusals:
         """What the model of a turn was seen to refuse."""

@@ -9,16 +9,6 @@ from claude_proxy.errors import ChildSilent, ProxyError
 AT = 1_700_000_000.0
 
 
-class Clock:
-    """Seconds, as told."""
-
-    def __init__(self, now: float = 100.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Requests:
     """An `Activity` whose notices go to `listener`."""
 

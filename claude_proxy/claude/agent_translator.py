@@ -5,7 +5,7 @@ Rules: the texts of all model calls are one answer, a blank line between those o
 and never as calls; what a sub-agent says is no answer; the turn ends when the CLI says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -57,7 +57,6 @@ class AgentTranslator:
 
     now: Unix time in seconds. clock: seconds, for how long tools take. progress: none, reasoning or content.
     structured: the answer is what the CLI's own StructuredOutput tool is given. running: the tools under way, by id.
-    total: what all model calls took together, those of sub-agents included; at the end.
     """
 
     def __init__(
@@ -74,10 +73,10 @@ class AgentTranslator:
         self.rate_limit: RateLimitInfo | None = None
         self.running: dict[str, Running] = {}
         self.happened: list[Happening] = []
-        self.total = Usage()
         self._notice: Assistant | None = None
         self._call = Usage()
         self._before = Usage()
+        self._told: Usage | None = None
         self._stop: str | None = None
         self._explanation: str | None = None
         self._spoke = False
@@ -139,7 +138,7 @@ class AgentTranslator:
         if self._spoke and self._stop is None:
             raise UpstreamError("The answer broke off and was begun again")
         if self._stop is not None:
-            self._before = self.usage
+            self._before += self._call
         self._call = merge_usage(Usage(), event.message.usage)
         self._stop, self._spoke, self._said_in_call, self._arriving = None, False, False, None
         if self.started:
@@ -150,11 +149,13 @@ class AgentTranslator:
     @property
     def usage(self) -> Usage:
         """What the client is told: the input of the newest call, the output of all."""
-        return replace(
-            self._call,
-            output_tokens=self._before.output_tokens + self._call.output_tokens,
-            thinking_tokens=self._before.thinking_tokens + self._call.thinking_tokens,
-        )
+        both = self._before + self._call
+        return replace(self._call, output_tokens=both.output_tokens, thinking_tokens=both.thinking_tokens)
+
+    @property
+    def total(self) -> Usage:
+        """What all calls of the model took together so far; at the end those of sub-agents included."""
+        return self._before + self._call if self._told is None else self._told
 
     def _begin_block(self, event: ApiEvent) -> list[Event]:
         """Nothing is opened before its first words: an empty block would be all that a client sees of it."""
@@ -252,7 +253,8 @@ class AgentTranslator:
         return self._show(ended_line(running, seconds, reason, alone=alone))
 
     def _finish(self, result: Result) -> list[Event]:
-        self.total = _sum(result.spent()) if result.spent() else merge_usage(Usage(), result.usage)
+        if result.spent():
+            self._told = sum(map(_usage, result.spent()), Usage())
         limit = LIMITS.get(result.subtype)
         if limit is not None and self.started:
             return [*self._end_block(), *self._show(limit), *self._end("max_tokens")]
@@ -282,12 +284,11 @@ class AgentTranslator:
         return [*self._close(), MessageEnd(stop_reason, None, self.usage, explanation)]
 
 
-def _sum(spent: Sequence[ModelUsage]) -> Usage:
-    """What several models took together."""
+def _usage(spent: ModelUsage) -> Usage:
     return Usage(
-        sum(one.input_tokens for one in spent),
-        sum(one.output_tokens for one in spent),
-        sum(one.cache_read_input_tokens for one in spent),
-        sum(one.cache_creation_input_tokens for one in spent),
-        sum(one.thinking_tokens for one in spent),
+        spent.input_tokens,
+        spent.output_tokens,
+        spent.cache_read_input_tokens,
+        spent.cache_creation_input_tokens,
+        spent.thinking_tokens,
     )

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,14 @@ LEAVES = (
     "sys.stdin.readline()"
 )
 
+# A process in a session of its own, whose parent is gone; then an end with the status that is asked for.
+ORPHANS = (
+    "import os,subprocess,sys\n"
+    "shell = ['sh', '-c', 'sleep 60 >/dev/null 2>&1 & echo $!']\n"
+    "print(subprocess.check_output(shell, text=True, start_new_session=True), end='', flush=True)\n"
+    "os._exit(int(sys.stdin.readline()))"
+)
+
 Make = Callable[..., Child]
 
 
@@ -37,9 +46,10 @@ def make(tmp_path: Path) -> Iterator[Make]:
     """Start a Python program as a child."""
     with ExitStack() as stack:
 
-        def start(program: str) -> Child:
+        def start(program: str, *, has_commands: bool = False) -> Child:
             argv = [sys.executable, "-I", "-S", "-c", program]
-            child = Child(argv, dict(os.environ), tmp_path, tmp_path / "child")
+            folder = tmp_path / "child"
+            child = Child(argv, {**os.environ, "TMPDIR": str(folder)}, tmp_path, folder, has_commands=has_commands)
             stack.callback(child.close, GRACE, urgent=True)
             return child
 
@@ -92,6 +102,50 @@ def test_what_a_killed_child_had_started_is_killed_too(make: Make) -> None:
     assert processes.descendants(child.pid) == (int(line),)
     child.kill()
     wait_until(lambda: not is_alive(int(line)) and child.has_exited(), "the whole family gone")
+
+
+@pytest.mark.parametrize("end", ["killed", "crashed", "terminated"])
+def test_what_a_child_with_commands_left_without_parents_is_killed_too(make: Make, end: str) -> None:
+    """By the TMPDIR that it inherited, in whatever session it is; a child without commands has none."""
+    child = make(ORPHANS, has_commands=True)
+    line = child.receive(10.0)
+    assert line is not None
+    orphan = int(line)
+    assert os.getsid(orphan) not in (child.pid, os.getsid(0))
+    if end == "crashed":
+        child.send(b"7\n")
+    else:
+        getattr(child, {"killed": "kill", "terminated": "terminate"}[end])()
+    assert child.wait(10.0)
+    assert child.returncode == (7 if end == "crashed" else -signal.SIGKILL)
+    child.reap()
+    wait_until(lambda: not is_alive(orphan), "the orphan gone")
+
+
+def test_what_a_child_that_ended_well_left_running_stays(make: Make) -> None:
+    """It was told to."""
+    child = make(ORPHANS, has_commands=True)
+    orphan = int(child.receive(10.0) or b"")
+    child.send(b"0\n")
+    assert child.wait(10.0)
+    child.reap()
+    try:
+        assert is_alive(orphan)
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
+def test_lines_of_several_senders_do_not_mix(make: Make) -> None:
+    """Whoever decides on a permission writes while the turn's worker does."""
+    child = make(ECHO)
+    lines = [bytes([letter]) * (1 << 17) for letter in b"abcd"]
+    threads = [threading.Thread(target=child.send, args=(line + b"\n",)) for line in lines]
+    for thread in threads:
+        thread.start()
+    got = sorted(child.receive(10.0) or b"" for _ in lines)
+    for thread in threads:
+        thread.join(10.0)
+    assert got == lines
 
 
 def test_the_end_of_a_child_is_seen_although_another_holds_its_stdout(make: Make, system: str) -> None:
@@ -162,6 +216,31 @@ def test_a_dead_proxys_children_and_folder_go(tmp_path: Path, sleeper: "subproce
     assert clear_leftovers(tmp_path) == 1
     wait_until(lambda: sleeper.poll() is not None, "the forgotten child gone")
     assert not reused.exists() and not older.exists()
+
+
+def test_what_a_dead_proxys_commands_started_goes(tmp_path: Path) -> None:
+    """Nobody wrote it down: it is told by its TMPDIR; the like of it elsewhere stays."""
+    folder = left_by(tmp_path, str(dead_pid()), "birth")
+    marks = [str(folder / "7"), str(folder), f"{folder}-other", str(tmp_path)]
+    left = [subprocess.Popen(["sleep", "60"], env={"TMPDIR": mark}, start_new_session=True) for mark in marks]
+    try:
+        assert clear_leftovers(tmp_path) == 2
+        wait_until(lambda: None not in [one.poll() for one in left[:2]], "the commands gone")
+        assert [one.poll() for one in left[2:]] == [None, None] and not folder.exists()
+    finally:
+        for one in left:
+            one.kill()
+            one.wait()
+
+
+def test_a_mark_never_ends_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever TMPDIR it was started with; where there is no /proc nobody is found."""
+    own = Path("/proc/self/environ").read_bytes()
+    monkeypatch.setattr(processes, "_entries", lambda: [str(os.getpid())])
+    monkeypatch.setattr(Path, "read_bytes", lambda path: own + f"\0TMPDIR={tmp_path}\0".encode())
+    assert processes.kill_marked(str(tmp_path)) == 0
+    monkeypatch.setattr(processes, "_entries", lambda: [])
+    assert processes.kill_marked(str(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("line", ["nonsense", "", "PID", "PID another-birth"])

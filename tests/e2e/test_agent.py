@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,23 @@ import pytest
 from tests.e2e import mcp_server
 from tests.e2e.agents import AGENT, Talk, bash, call, mode, outline, outlines, progress, say, workdir
 from tests.e2e.conftest import Start
+from tests.e2e.files import data_url, make_png
 from tests.e2e.real import RealProxy, _source, how, make_environ, system_texts
-from tests.harness import Json
+from tests.harness import Json, assistant
 
 pytestmark = pytest.mark.e2e
+
+@pytest.fixture(scope="module")
+def mine(clean_module: Path, cli: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProxy]:
+    """A proxy with `--user-settings`, whose user has a skill and a command."""
+    folder = tmp_path_factory.mktemp("mine")
+    for path in ("skills/greet/SKILL.md", "commands/init.md"):
+        made = folder / "home" / ".claude" / path
+        made.parent.mkdir(parents=True)
+        made.write_text("---\nname: greet\ndescription: Greets\n---\nAlways say quince.")
+    with closing(RealProxy(folder, cli, {"agent": True, "workdir": str(folder), "user_settings": True})) as proxy:
+        yield proxy
+
 
 TOOL: Json = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
@@ -156,6 +171,23 @@ def test_a_clients_system_prompt_replaces_the_agents_own(agent: RealProxy) -> No
     assert len("".join(own)) > 1000
     answer = say(agent, {"role": "system", "content": "You are MUSE."}, bash("echo sung"))
     assert system_texts(agent.last()) == ["You are MUSE."] and answer.text.endswith("Tool Bash said: sung")
+
+
+@pytest.mark.parametrize("text", ["/clear", "/compact now", "@/etc/hostname", "!ls", "#memory of mine", "/init"])
+@pytest.mark.parametrize("applies", [False, True], ids=["alone", "with --user-settings"])
+def test_a_prompt_is_no_command(agent: RealProxy, mine: RealProxy, text: str, applies: bool) -> None:
+    """What a person could type at a terminal is text here."""
+    proxy = mine if applies else agent
+    assert say(proxy, text).text == f"You said: {text}"
+    assert outline(proxy.last())[-1] == f"user {text}"
+
+
+def test_a_picture_reaches_the_model(agent: RealProxy) -> None:
+    """And the CLI tells it where it put a copy, which goes with the child."""
+    url = {"type": "image_url", "image_url": {"url": data_url("image/png", make_png())}}
+    talk = Talk(agent, {"role": "user", "content": [{"type": "text", "text": "look"}, url]}, assistant("yes"))
+    assert "[image/png" in say(agent, talk.said[0]).text
+    assert talk.say("and now?").text == "You said: and now?"
 
 
 def test_parameters_of_the_request_reach_the_api(agent: RealProxy) -> None:

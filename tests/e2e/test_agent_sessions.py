@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from claude_proxy.demo import DemoApi
-from tests.e2e.agents import AGENT, Talk, bash, call, outline, outlines, processes_saying, say, wait_for_process
+from tests.e2e.agents import AGENT, Talk, bash, call, outline, outlines, processes_saying, say, wait_for_process, workdir
 from tests.e2e.conftest import Start
 from tests.e2e.real import PATIENCE, RECORDED, Program, RealProxy, calls, files_with, how, make_environ, session_id
 from tests.harness import Answer, assistant, wait_until
@@ -144,6 +144,33 @@ def test_two_turns_at_once_in_one_conversation_do_not_meet(agent: RealProxy) -> 
     for index, branch in enumerate(branches):
         branch.say(f"end {index}")
         assert heard(agent.api, f"end {index}")[-2:] == [f"result branch{index}", f"assistant Tool Bash said: branch{index}"]
+
+
+def test_two_turns_at_once_in_one_named_session_follow_one_another(agent: RealProxy) -> None:
+    """Whoever gives a conversation a name wants it to be one."""
+    log = workdir(agent) / "log"
+    command = bash(f"echo begin >> {log}; sleep 0.4; echo end >> {log}")
+    headers = {"X-Session-Id": "one name"}
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: say(agent, command, headers=headers), range(2)))
+    assert log.read_text().split() == ["begin", "end"] * 2
+    assert {session_id(answer) for answer in answers} == {"hdr_one%20name"}
+
+
+def test_a_conversation_that_was_compacted_goes_on(start: Start, tmp_path: Path) -> None:
+    """The CLI makes room by itself, unseen; live and resumed it goes on from the summary."""
+    window = {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": "100000", "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE": "1"}
+    proxy = start(agent=True, workdir=str(tmp_path), environ=window)
+    talk = Talk(proxy)
+    answer = talk.say(f"{bash('seq 1 5000 | head -c 29000')} demo:rounds=3")
+    compacted = [lines for lines in outlines(proxy) if lines[-1].startswith("user CRITICAL: Respond with TEXT ONLY")]
+    assert compacted and "CRITICAL" not in answer.text
+    assert "Calling Bash.\n\nYou said: This session is being continued" in answer.text
+    assert talk.how("and now?") == "live"
+    proxy.service.fleet.retire_idle()
+    assert talk.how("and then?") == "resumed"
+    assert outline(proxy.last())[0].startswith("user This session is being continued")
+    assert not any("seq 1 5000" in line and line.startswith("call") for line in outline(proxy.last()))
 
 
 def test_conversations_that_open_alike_stay_apart(agent: RealProxy) -> None:

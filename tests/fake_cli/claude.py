@@ -37,9 +37,9 @@ Shapes of the answer (no point):
 
 Points: `boot` (before stdin is read), `initialize`, `replay` (a `shouldQuery: false` line), `turn` (before
 anything is written), `request` (after `system/status`; meant where none is given), `message_start`,
-`delta:N` (after N text deltas in all), `tool:N` (while the N-th of the CLI's own tools runs), `last_delta`, `end` (after the last `message_stop`), `result` (right
-after it), `signal` (SIGUSR1 while idle). `#n`: only the n-th turn, replayed line, initialize or signal of
-the process. Several at one point happen as written.
+`delta:N` (after N text deltas in all), `tool:N` (while the N-th of the CLI's own tools runs), `last_delta`,
+`end` (after the last `message_stop`), `result` (right after it), `signal` (SIGUSR1 while idle). `#n`: only
+the n-th turn, replayed line, initialize or signal of the process. Several at one point happen as written.
 
 What happens at a point:
 | directive | what happens |

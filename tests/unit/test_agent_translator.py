@@ -468,21 +468,22 @@ def test_the_client_is_told_the_input_of_the_newest_call_and_the_output_of_all()
 
 
 def test_the_total_is_what_the_cli_says_of_all_models() -> None:
-    """Of its `usage` where it says nothing else, or says it in another shape."""
-    usage = {"input_tokens": 1, "output_tokens": 2, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 4}
+    """What was seen of the calls themselves, where it says nothing, or says it in another shape."""
     models = {
         "a": {"inputTokens": 10, "outputTokens": 20, "cacheReadInputTokens": 30, "cacheCreationInputTokens": 40},
         "b": {"inputTokens": 1, "outputTokens": 1, "thinkingTokens": 5, "costUSD": 0.5, "of_tomorrow": {}},
     }
     for by_model, wanted in (
         (models, Usage(11, 21, 30, 40, 5)),
-        ({}, Usage(1, 2, 3, 4)),
-        (None, Usage(1, 2, 3, 4)),
-        ({"a": {"inputTokens": "many"}}, Usage(1, 2, 3, 4)),
+        ({}, Usage(5, 18)),
+        (None, Usage(5, 18)),
+        ({"a": {"inputTokens": "many"}}, Usage(5, 18)),
     ):
         bench = Bench()
-        bench.feed(start(), *text(0, "a"), stopped("end_turn"))
-        bench.feed({**RESULT, "usage": usage, "model_usage_since_last_result": by_model})
+        bench.feed(start(input_tokens=2), *called(0), *PAUSE, result())
+        assert bench.translator.total == Usage(2, 9)
+        bench.feed(start(input_tokens=3), *text(0, "a"), stopped("end_turn"))
+        bench.feed({**RESULT, "model_usage_since_last_result": by_model})
         assert bench.translator.total == wanted
 
 

@@ -235,6 +235,11 @@ def test_host_that_is_no_address_is_ignored(name: str, environ: dict[str, str]) 
         (["--inactivity-timeout", "0"], "--inactivity-timeout"),
         (["--client-timeout", "0"], "--client-timeout"),
         (["--model", " "], "--model"),
+        (["--tool-timeout", "0"], "--tool-timeout"),
+        (["--permission-timeout", "0"], "--permission-timeout"),
+        (["--permission-mode", "yolo"], "--permission-mode"),
+        (["--progress", "loud"], "--progress"),
+        (["--mode", "tools"], "--mode"),
         (["--webhook", "example.org"], "--webhook"),
         (["--webhook", "file:///etc/passwd"], "--webhook"),
         (["--telegram-api-base", ""], "--telegram-api-base"),
@@ -443,6 +448,129 @@ def test_the_start_says_what_a_person_should_know(
     """What is ignored, and where progress goes."""
     notes = config.load([], {**environ, **variables}).notes
     assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
+
+
+# Agent mode
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"), [([], False), (["--agent"], True), (["--mode", "agent"], True), (["--mode", "chat"], False)]
+)
+def test_agent_mode_is_off_unless_it_is_asked_for(argv: list[str], wanted: bool, environ: dict[str, str]) -> None:
+    """Allowed for requests, or the mode of all."""
+    assert config.load(argv, environ).has_agent is wanted
+
+
+def test_agent_mode_is_not_for_others_without_a_key(environ: dict[str, str]) -> None:
+    """Nothing is, beyond loopback."""
+    argv = ["--host", "0.0.0.0", "--agent"]
+    assert "set --api-key" in refusal(argv, environ)
+    assert config.load(argv, {**environ, **KEY}).has_agent
+
+
+@pytest.mark.parametrize("flag", ["--workdir", "--add-dir"])
+@pytest.mark.parametrize(("name", "reason"), [("none", "there is no such folder"), ("file", "is not a folder")])
+def test_folders_of_agent_mode_must_be_there(
+    flag: str, name: str, reason: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Before the first request; without agent mode nobody looks."""
+    (tmp_path / "file").touch()
+    argv = [flag, str(tmp_path / name)]
+    assert refusal(["--agent", *argv], environ) == f"{flag} {tmp_path / name}: {reason}"
+    assert config.load(argv, environ)
+    assert config.load(["--agent", flag, str(tmp_path)], environ)
+
+
+def test_the_tools_work_where_the_proxy_was_started(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless another folder is named, from there or from home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    assert config.load(["--agent"], environ).work_folder == tmp_path
+    for named in ("sub", "~/sub"):
+        assert config.load(["--agent", "--workdir", named], environ).work_folder == tmp_path / "sub"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        (b"{", "Expecting property name"),
+        (b"\xff", "codec can't decode"),
+        (b"[]", "no object `mcpServers`"),
+        (b"{}", "no object `mcpServers`"),
+        (b'{"mcpServers": []}', "no object `mcpServers`"),
+        (b'{"mcpServers": {"git": "git-mcp"}}', "no object `mcpServers`"),
+    ],
+)
+def test_a_file_of_mcp_servers_must_hold_some(
+    content: bytes | None, reason: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """The CLI would leave them out without a word."""
+    path = tmp_path / "mcp.json"
+    if content is not None:
+        path.write_bytes(content)
+    message = refusal(["--agent", "--mcp-config", str(path)], environ)
+    assert message.startswith(f"--mcp-config {path}: ") and reason in message
+
+
+def test_the_names_of_mcp_servers_are_read(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, from home too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mcp.json").write_text('{"mcpServers": {"git": {"command": "git-mcp"}, "db": {}}}')
+    assert config.read_mcp_servers("~/mcp.json") == ["git", "db"]
+    assert config.load(["--agent", "--mcp-config", "~/mcp.json"], environ)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--agent"], "with --permission-mode default."),
+        (["--mode", "agent", "--permission-mode", "plan"], "with --permission-mode plan."),
+        (["--agent", "--permission-mode", "ask"], "each one asks first."),
+        (["--agent", "--permission-mode", "bypass"], "without any check."),
+    ],
+)
+def test_the_start_says_where_tools_work_and_what_they_may(
+    argv: list[str], words: str, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts it should know."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "is_root", lambda: False)
+    [note] = config.load(argv, environ).notes
+    assert note == f"Agent mode: tools of the CLI work in {tmp_path}, {words}"
+
+
+@pytest.mark.parametrize("name", ["IS_SANDBOX", "CLAUDE_CODE_BUBBLEWRAP"])
+def test_root_may_bypass_permissions_in_a_sandbox_alone(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The CLI ends at once otherwise; every request would fail."""
+    argv = ["--agent", "--permission-mode", "bypass"]
+    monkeypatch.setattr(config, "is_root", lambda: True)
+    assert refusal(argv, environ).startswith("--permission-mode bypass: as root")
+    assert refusal(argv, {**environ, name: "yes"}).startswith("--permission-mode bypass: as root")
+    assert config.load(argv, {**environ, name: "1"})
+    monkeypatch.setattr(config, "is_root", lambda: False)
+    assert config.load(argv, environ)
+
+
+def test_settings_without_effect_are_named(environ: dict[str, str]) -> None:
+    """Those of agent mode, where it is off; none where they are as they were."""
+    argv = ["--permission-mode", "ask", "--max-turns", "3"]
+    assert config.load(argv, environ).notes == ["Without --agent --permission-mode, --max-turns has no effect."]
+    assert config.load(["--progress", "reasoning"], environ).notes == []
+
+
+def test_the_settings_of_agent_mode_are_those_that_say_so() -> None:
+    """The note above names no others."""
+    names = {item.name for item in config.AGENT_SETTINGS}
+    assert {"allowed_tools", "workdir", "tool_timeout", "progress", "user_settings"} < names
+    assert {"agent", "mode", "permission_timeout", "persist"}.isdisjoint(names)
 
 
 def test_the_id_of_a_group_is_a_value_and_no_flag(environ: dict[str, str]) -> None:

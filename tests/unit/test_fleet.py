@@ -1,7 +1,7 @@
 """Who has which child: leases and returns, with dialogues that only pretend and a keeper that is called by hand."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 

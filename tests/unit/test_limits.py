@@ -16,24 +16,15 @@ from claude_proxy.limits import (
     PlanQuestion,
     concerns,
 )
+from tests.clocks import Clock
 
 NOW = 1_000_000.0
 LATER = NOW + 3600
 
 
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self, now: float = NOW) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
@@ -331,7 +322,7 @@ class Cli:
 
 def test_the_cli_is_asked_once_in_a_while(limits: PlanLimits) -> None:
     """Whoever asks in between is given what is known."""
-    cli, ticks = Cli(), Clock()
+    cli, ticks = Cli(), Clock(NOW)
     question = PlanQuestion(limits, cli.ask, ticks)
     assert question.refresh() and question.refresh()
     ticks.now += ASK_INTERVAL - 0.1
@@ -345,7 +336,7 @@ def test_the_cli_is_asked_once_in_a_while(limits: PlanLimits) -> None:
 
 def test_without_a_child_to_ask_the_next_one_tries_again(limits: PlanLimits) -> None:
     """And nobody waits."""
-    cli, ticks = Cli(), Clock()
+    cli, ticks = Cli(), Clock(NOW)
     cli.is_there = False
     question = PlanQuestion(limits, cli.ask, ticks)
     assert not question.refresh()
@@ -355,7 +346,7 @@ def test_without_a_child_to_ask_the_next_one_tries_again(limits: PlanLimits) -> 
 
 def test_a_cli_that_does_not_answer_is_waited_for_once(limits: PlanLimits) -> None:
     """The wait is over for everybody as many seconds after the question; the answer counts when it comes after all."""
-    cli, ticks = Cli(), Clock()
+    cli, ticks = Cli(), Clock(NOW)
     cli.answers = False
     question = PlanQuestion(limits, cli.ask, ticks)
     assert not question.refresh(timeout=0.0)
@@ -373,5 +364,5 @@ def test_a_cli_that_cannot_say_has_answered(limits: PlanLimits) -> None:
     """An error of its own is no reason to wait."""
     cli = Cli()
     cli.answer = None
-    assert PlanQuestion(limits, cli.ask, Clock()).refresh()
+    assert PlanQuestion(limits, cli.ask, Clock(NOW)).refresh()
     assert limits.snapshot().source is None

@@ -50,7 +50,15 @@ def test_a_label_is_one_short_line() -> None:
 
 @pytest.mark.parametrize(
     ("text", "short"),
-    [("", ""), ("abc", "abc"), ("abcd", "abcd"), ("abcde", "abc…"), ("a\nb", "a …"), ("abcde\nb", "abc…"), ("a\n", "a")],
+    [
+        ("", ""),
+        ("abc", "abc"),
+        ("abcd", "abcd"),
+        ("abcde", "abc…"),
+        ("a\nb", "a …"),
+        ("abcde\nb", "abc…"),
+        ("a\n", "a"),
+    ],
 )
 def test_a_text_is_cut_to_its_first_line(text: str, short: str) -> None:
     """`…` stands for what is missing."""

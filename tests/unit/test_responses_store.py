@@ -11,24 +11,15 @@ import pytest
 from claude_proxy.claude.processes import started_at
 from claude_proxy.responses_store import ResponseBook, StoredResponse, make_item_id
 from claude_proxy.store import Store
+from tests.clocks import Clock
 
 Json = dict[str, Any]
 ME, YOU = "owner1", "owner2"
 
 
-class Clock:
-    """Unix seconds, as a test wants them."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

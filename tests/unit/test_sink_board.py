@@ -10,7 +10,8 @@ import pytest
 from claude_proxy.errors import InternalError
 from claude_proxy.sinks import board as module
 from claude_proxy.sinks.board import Board, Call, Outcome
-from tests.notices import Clock, Requests
+from tests.clocks import Clock
+from tests.notices import Requests
 
 OK = Outcome(200)
 GONE = Outcome(400)

@@ -22,7 +22,8 @@ from claude_proxy.sinks.poster import Poster, Reply, without_login
 from claude_proxy.sinks.sink import Item, Sink
 from claude_proxy.sinks.telegram import Telegram, parse_answer, parse_outcome
 from claude_proxy.sinks.webhook import Webhook, read_wait
-from tests.notices import AT, Clock, Requests
+from tests.clocks import Clock
+from tests.notices import AT, Requests
 
 
 class Notes(Sink):

@@ -11,6 +11,7 @@ from claude_proxy.events import Usage
 from claude_proxy.limits import Snapshot, Window
 from claude_proxy.store import MIGRATIONS, Store
 from claude_proxy.usage import DAYS_KEPT, Ledger, Report, Spent, Sums
+from tests.clocks import Clock
 
 DAY = 86400.0
 NOW = 20_000 * DAY  # 2024-10-04T00:00Z
@@ -18,19 +19,9 @@ TODAY, YESTERDAY = "2024-10-04", "2024-10-03"
 ONE = Usage(input_tokens=1, output_tokens=20, cache_read_input_tokens=300, cache_creation_input_tokens=4000)
 
 
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self, now: float = NOW) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

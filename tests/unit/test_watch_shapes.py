@@ -10,21 +10,12 @@ from claude_proxy.api import permissions, requests
 from claude_proxy.errors import BadRequest, ChildDied
 from claude_proxy.events import Usage
 from claude_proxy.permissions import Permissions
-
-
-class Clock:
-    """Unix seconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clocks import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_700_000_000.0)
 
 
 @pytest.fixture

@@ -1,23 +1,14 @@
 """Deadlines on a clock that is turned by hand: no thread, no waiting."""
 
 from claude_proxy.claude.watchdog import Watch, Watchdog
-
-
-class Clock:
-    """Seconds, as told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clocks import Clock
 
 
 class Bench:
     """A watchdog with one watch, and what it called."""
 
     def __init__(self, **limits: float) -> None:
-        self.clock = Clock()
+        self.clock = Clock(100.0)
         self.calls: list[str] = []
         self.watchdog = Watchdog(self.clock)
         self.watch = Watch(
@@ -99,10 +90,10 @@ def test_a_watch_that_was_removed_is_forgotten() -> None:
 def test_every_sweep_does_the_chore() -> None:
     """Whether something is due or not."""
     chores: list[str] = []
-    watchdog = Watchdog(Clock(), chore=lambda: chores.append("swept"))
+    watchdog = Watchdog(Clock(100.0), chore=lambda: chores.append("swept"))
     assert (watchdog.sweep(), watchdog.sweep(), chores) == (0, 0, ["swept", "swept"])
 
 
 def test_a_watchdog_that_was_never_started_can_be_stopped() -> None:
     """As after a failed start."""
-    Watchdog(Clock()).stop()
+    Watchdog(Clock(100.0)).stop()
