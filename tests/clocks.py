@@ -4,7 +4,7 @@
 class Clock:
     """Seconds; `now` is set by whoever turns it."""
 
-    def __init__(self, now: float = 1_000.0) -> None:
+    def __init__(self, now: float = 100.0) -> None:
         self.now = now
 
     def __call__(self) -> float:

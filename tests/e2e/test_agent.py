@@ -18,6 +18,7 @@ from tests.harness import Json, assistant
 
 pytestmark = pytest.mark.e2e
 
+
 @pytest.fixture(scope="module")
 def mine(clean_module: Path, cli: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProxy]:
     """A proxy with `--user-settings`, whose user has a skill and a command."""
@@ -199,7 +200,12 @@ def test_parameters_of_the_request_reach_the_api(agent: RealProxy) -> None:
 
 def test_a_structured_answer_may_use_tools_first(agent: RealProxy) -> None:
     """JSON of the schema alone is the answer."""
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     answer = say(agent, f"{bash('touch asked')} demo:call=StructuredOutput{{\"n\":7}}", response_format=wanted)
     assert json.loads(answer.text) == {"n": 7} and (workdir(agent) / "asked").exists()

@@ -58,7 +58,9 @@ def way(headers: Any) -> str:
 
 class Chat(Client):
     def ask(self) -> tuple[str, str, str]:
-        with openai.OpenAI(base_url=f"{self.proxy.url}/v1", api_key="x", max_retries=0, default_headers=AGENT) as client:
+        with openai.OpenAI(
+            base_url=f"{self.proxy.url}/v1", api_key="x", max_retries=0, default_headers=AGENT
+        ) as client:
             raw = client.chat.completions.with_raw_response
             if not self.stream:
                 whole = raw.create(model=MODEL, messages=self.history)
@@ -77,7 +79,9 @@ class Chat(Client):
 
 class Responses(Client):
     def ask(self) -> tuple[str, str, str]:
-        with openai.OpenAI(base_url=f"{self.proxy.url}/v1", api_key="x", max_retries=0, default_headers=AGENT) as client:
+        with openai.OpenAI(
+            base_url=f"{self.proxy.url}/v1", api_key="x", max_retries=0, default_headers=AGENT
+        ) as client:
             raw = client.responses.with_raw_response
             if not self.stream:
                 whole = raw.create(model=MODEL, input=self.history)

@@ -77,7 +77,9 @@ def test_an_interrupt_ends_the_command_and_whatever_it_started(agent: RealProxy,
 
 def test_a_whole_answer_that_is_interrupted_is_a_409(agent: RealProxy) -> None:
     """Which the official SDKs do not try again."""
-    exchange = agent.send({"model": "sonnet", "messages": [{"role": "user", "content": bash("sleep 302.1101")}]}, headers=AGENT)
+    exchange = agent.send(
+        {"model": "sonnet", "messages": [{"role": "user", "content": bash("sleep 302.1101")}]}, headers=AGENT
+    )
     wait_for_process("302.1101")
     agent.send(None, path=f"/v1/requests/{running(agent)}", method="DELETE").answer()
     answer = exchange.answer()

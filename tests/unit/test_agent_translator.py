@@ -26,6 +26,7 @@ from tests.cli_lines import (
     text,
     turns_of,
 )
+from tests.clocks import Clock
 
 NOW = 1_000.0
 
@@ -34,13 +35,13 @@ class Bench:
     """A translator on a clock that is turned by hand, and everything that came out of it."""
 
     def __init__(self, **options: Any) -> None:
-        self.now = 50.0
-        self.translator = AgentTranslator(NOW, lambda: self.now, **options)
+        self.clock = Clock()
+        self.translator = AgentTranslator(NOW, self.clock, **options)
         self.events: list[Any] = []
 
     def feed(self, *messages: Json, after: float = 0.0) -> list[Any]:
         """The events of these messages, `after` seconds later."""
-        self.now += after
+        self.clock.now += after
         events = feed(self.translator, *messages)
         self.events += events
         return events

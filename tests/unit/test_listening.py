@@ -21,6 +21,7 @@ from claude_proxy.permissions import Permissions
 from claude_proxy.sessions import Name, Session
 from claude_proxy.turns import Turn
 from tests.cli_lines import RESULT, Json, feed, start, stopped
+from tests.clocks import Clock
 
 SILENCE, TOOL, PATIENCE = 600.0, 3600.0, 300.0
 NOW = 1_700_000_000.0
@@ -44,7 +45,7 @@ class Bench:
     """A turn with its listener, and everyone who is told."""
 
     def __init__(self, *, agent: bool = True) -> None:
-        self.now = 100.0
+        self.clock = Clock()
         self.activity = Activity(lambda: NOW)
         self.permissions = Permissions(PATIENCE, self.clock, lambda: NOW)
         self.plan_limits = PlanLimits(lambda: NOW)
@@ -67,9 +68,6 @@ class Bench:
             tool_timeout=TOOL,
         )
 
-    def clock(self) -> float:
-        return self.now
-
     def hear(self, *messages: Json) -> None:
         """As a turn does: the translator first."""
         for message in messages:
@@ -85,9 +83,9 @@ class Bench:
 
     def wait(self, seconds: float) -> bool:
         """True where so many seconds more are too long a silence."""
-        self.now += seconds
+        self.clock.now += seconds
         assert self.turn.watch is not None
-        return bool(self.turn.watch.due(self.now))
+        return bool(self.turn.watch.due(self.clock.now))
 
     def notices(self) -> list[tuple[str, dict[str, Any]]]:
         """Kind and data, without that of the start."""
@@ -206,7 +204,7 @@ def test_what_is_always_allowed_is_decided_at_once(bench: Bench) -> None:
 def test_a_question_that_nobody_decides_is_denied(bench: Bench) -> None:
     """In its own time; the turn goes on."""
     bench.ask()
-    bench.now += PATIENCE
+    bench.clock.now += PATIENCE
     assert bench.permissions.sweep() == 1
     [(_, allowed, words)] = bench.dialogue.permitted
     assert not allowed and "300 s" in words
@@ -242,7 +240,7 @@ def test_a_decision_for_a_dead_child_is_told_who_decided(bench: Bench) -> None:
 def test_tools_are_noted(bench: Bench) -> None:
     """When they start and when they end."""
     bench.hear(tool())
-    bench.now += 1.5
+    bench.clock.now += 1.5
     bench.hear(result())
     about = {"tool_id": "t1", "tool": "Bash", "label": "Bash: make"}
     assert bench.notices() == [("tool_started", about), ("tool_ended", {**about, "seconds": 1.5, "ok": True})]
