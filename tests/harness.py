@@ -45,12 +45,15 @@ SETTINGS: Json = {
 }
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = DEADLINE) -> None:
-    """Return once the condition holds; AssertionError with `what` after that many seconds."""
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = DEADLINE, *, interval: float = 0.005) -> None:
+    """Return once the condition holds; AssertionError with `what` after that many seconds.
+
+    interval: seconds between two looks; more where a look itself is dear.
+    """
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.005)
+        time.sleep(interval)
 
 
 def is_alive(pid: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..conversation import Text, Thinking
-from ..errors import UpstreamError
+from ..errors import Forbidden, UpstreamError
 from ..events import (
     BlockStart,
     BlockStop,
@@ -258,6 +258,8 @@ class AgentTranslator:
         limit = LIMITS.get(result.subtype)
         if limit is not None and self.started:
             return [*self._end_block(), *self._show(limit), *self._end("max_tokens")]
+        if result.subtype == "error_max_budget_usd":  # the CLI counts all that its session has ever cost
+            raise Forbidden("The budget of this conversation is used up (--max-budget-usd)")
         if result.is_error and self._stop == "refusal":
             self.cut = True
             return self._end("refusal", self._explanation)

@@ -154,8 +154,7 @@ def test_what_an_agent_does_not_take_is_named(agent: Start) -> None:
 
 def test_a_schema_binds_the_last_word_only(agent: Start) -> None:
     """The CLI is told of it once, and not the API with every call."""
-    proxy = agent(f"{BASH}", progress="content")
-    proxy.script('call=StructuredOutput:{"a":3}')
+    proxy = agent('call=StructuredOutput:{"a":3}', progress="content")
     answer = proxy.ask("go", response_format=SCHEMA)
     assert json.loads(answer.text) == {"a": 3}
     [process] = proxy.log()
@@ -224,8 +223,9 @@ def test_a_tool_that_must_be_asked_for_waits_for_a_decision(agent: Start, choice
 
 
 def test_a_question_that_nobody_decides_is_denied_in_its_own_time(agent: Start) -> None:
-    """While it waits, the child may be silent for longer than it else may."""
-    proxy = agent(BASH, permission_mode="ask", permission_timeout=0.8, inactivity_timeout=0.3)
+    """While it waits, the child may be silent for longer than it else may, and than its tools may run."""
+    limits = {"permission_timeout": 0.8, "inactivity_timeout": 0.3, "tool_timeout": 0.3}
+    proxy = agent(BASH, permission_mode="ask", **limits)
     stream = proxy.stream("go")
     assert "Nobody decided within 0.8 s" in stream.text and stream.is_done
     assert "✗ Bash" in texts(stream)[1]
@@ -400,6 +400,22 @@ def test_without_a_store_nothing_is_kept_to_be_resumed(agent: Start) -> None:
     proxy.wait_until_empty()
     assert proxy.ask("go", assistant(answer.text), "on").headers["x-claude-proxy-session"].endswith("; replayed")
     assert all("--no-session-persistence" in process.argv and not said_by(process) for process in proxy.log())
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+def test_what_was_shown_of_tools_is_no_part_of_a_history(agent: Start, path: str) -> None:
+    """A client sends it back as thinking, unsigned; the API would refuse it, the model take it for its own."""
+    proxy = agent(BASH, live=0, no_store=True)
+    field, given = ("input", "output") if path == "/v1/responses" else ("messages", "content")
+    body: Json = {"model": "sonnet", "max_tokens": 99, field: [{"role": "user", "content": "go"}]}
+    answer = proxy.send(body, path=path).answer().json[given]
+    assert "▸ Bash: make test" in json.dumps(answer, ensure_ascii=False)
+    said = answer if path == "/v1/responses" else [{"role": "assistant", "content": answer}]
+    proxy.wait_until_empty()
+    again = proxy.send({**body, field: [*body[field], *said, {"role": "user", "content": "on"}]}, path=path).answer()
+    assert again.headers["x-claude-proxy-session"].endswith("; replayed")
+    texts = [{"type": "text", "text": text} for text in ("calling", "\n\nTool said: Bash done")]
+    assert conversation_of(proxy.log()[-1])[1] == ("assistant", texts)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from claude_proxy.claude import child as child_module
 from claude_proxy.claude import launcher, locate, processes
+from claude_proxy.claude.agent import build_options
 from claude_proxy.claude.child import Child
 from claude_proxy.claude.launcher import clear_leftovers
 from claude_proxy.errors import ChildDied, CliUnavailable
@@ -360,3 +361,33 @@ def test_a_launcher_that_never_started_anything_has_nothing_to_clear(tmp_path: P
     idle: Any = launcher.Launcher("", {}, tmp_path)
     idle.close()
     assert idle.known() is None and idle.login_advice().startswith("claude auth login")
+
+
+def test_without_agent_mode_no_agent_child_is_started(tmp_path: Path) -> None:
+    """Whoever asks, and nothing is left of the attempt."""
+    chats = launcher.Launcher("", {}, tmp_path)
+    with pytest.raises(CliUnavailable, match="Agent mode is off"):
+        chats.start("sonnet", agent=True)
+    chats.close()
+
+
+def test_a_folder_that_is_gone_is_an_error_of_the_start(tmp_path: Path) -> None:
+    """The tools of an agent would work somewhere else."""
+    options = build_options({}, workdir=tmp_path / "gone")
+    agents = launcher.Launcher(str(install(tmp_path / "cli")), {}, tmp_path, agent=options)
+    with pytest.raises(CliUnavailable, match="No such file or directory"):
+        agents.start("sonnet", agent=True)
+    agents.close()
+
+
+def test_what_the_cli_keeps_of_a_session_is_removed(tmp_path: Path) -> None:
+    """Its file, and the folder of its sub-agents and long results; nothing by a name that is no session's."""
+    project = tmp_path / ".claude" / "projects" / "-work"
+    kept, gone = "0" * 8 + "-0000-0000-0000-" + "0" * 12, "1" * 8 + "-1111-1111-1111-" + "1" * 12
+    for name in (kept, gone, "settings"):
+        (project / name / "tool-results").mkdir(parents=True)
+        (project / f"{name}.jsonl").touch()
+    forgetful = launcher.Launcher("", {"HOME": str(tmp_path)}, tmp_path)
+    assert forgetful.forget_sessions([gone, "settings", "*", "2" * 36]) == 1
+    assert sorted(os.listdir(project)) == sorted([kept, f"{kept}.jsonl", "settings", "settings.jsonl"])
+    forgetful.close()

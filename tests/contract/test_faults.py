@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from claude_proxy.claude import keeper
-from tests.fake_cli import Script, install, kill_everything, read_log
+from tests.fake_cli import Script, install, kill_everything, read_log, wait_for_log
 from tests.harness import (
     DEADLINE,
     Exchange,
@@ -833,6 +833,24 @@ def test_the_next_start_clears_up_after_a_proxy_that_was_killed(run: Callable[..
     assert children_of(tmp_path) and os.listdir(first.temporary)
     second = run()
     wait_until(lambda: children_of(tmp_path) == [], "the child of the first proxy gone")
+    second.process.send_signal(signal.SIGTERM)
+    assert second.end() == 0
+    assert os.listdir(second.temporary) == []
+
+
+def test_the_next_start_ends_what_an_agents_tools_left_running(run: Callable[..., Program], tmp_path: Path) -> None:
+    """Its CLI went with the proxy that was killed, and nobody had written the tool's process down."""
+    directives = ("call=Bash:{}", "command@tool:1", "stall@tool:1")
+    first = run(*directives, flags=("--mode", "agent", "--warm", "0"))
+    exchange = first.send(chat("go", stream=True))
+    log = wait_for_log(tmp_path / "cli" / "claude", lambda log: any(one.grandchildren for one in log), DEADLINE)
+    [tool] = [pid for process in log for pid in process.grandchildren]
+    first.process.kill()
+    first.end()
+    exchange.close()
+    wait_until(lambda: children_of(tmp_path) == [tool], "the CLI gone, its tool left")
+    second = run()
+    wait_until(lambda: children_of(tmp_path) == [], "the tool gone")
     second.process.send_signal(signal.SIGTERM)
     assert second.end() == 0
     assert os.listdir(second.temporary) == []

@@ -14,7 +14,12 @@ import psutil
 from tests.e2e.real import PATIENCE, RealProxy, as_blocks, how
 from tests.harness import Answer, Json, assistant, wait_until
 
+# Seconds between two looks at all processes of the machine.
+LOOK_INTERVAL = 0.05
+
 AGENT = {"X-Claude-Mode": "agent"}
+# Settings of a proxy for one test, which needs no spare.
+ALONE: Json = {"agent": True, "warm": 0}
 
 
 def call(tool: str, **arguments: Any) -> str:
@@ -97,17 +102,30 @@ class Talk:
         return how(self.say(text))
 
 
-def processes_saying(word: str) -> list[psutil.Process]:
+def processes_saying(word: str, *, count_shells: bool = True) -> list[psutil.Process]:
     """Running processes in whose command line this stands; zombies do not run."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if any(word in part for part in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                found += [process] if count_shells or process.name() not in ("sh", "bash") else []
     return found
 
 
-def wait_for_process(word: str) -> list[psutil.Process]:
-    """Those of `processes_saying`, as soon as there are any."""
-    wait_until(lambda: processes_saying(word), f"a process that says {word}", PATIENCE)
-    return processes_saying(word)
+def wait_for_processes(word: str, count: int = 1) -> list[psutil.Process]:
+    """Those of `processes_saying` that are no shells, as soon as there are so many."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found[:] = processes_saying(word, count_shells=False)
+        return len(found) == count
+
+    wait_until(look, f"{count} processes that say {word}", PATIENCE, interval=LOOK_INTERVAL)
+    return found
+
+
+def wait_until_gone(word: str) -> None:
+    """Nothing of `processes_saying` is left."""
+    wait_until(
+        lambda: not processes_saying(word), f"nothing that says {word} is left", PATIENCE, interval=LOOK_INTERVAL
+    )

@@ -125,7 +125,7 @@ class Program:
         self._exchanges: list[Exchange] = []
         self._changed = threading.Condition()  # guards: lines, _ended
         self._ended = False
-        environment = {**make_environ(folder), "PYTHONPATH": _source(), "PYTHONUNBUFFERED": "1", **(environ or {})}
+        environment = {**make_environ(folder), "PYTHONPATH": source_root(), "PYTHONUNBUFFERED": "1", **(environ or {})}
         command = [sys.executable, "-m", "claude_proxy", "--port", "0", "--claude", str(cli), *arguments]
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -202,10 +202,8 @@ class Program:
         """End whatever still runs, by pid, and what was asked of it."""
         for exchange in self._exchanges:
             exchange.close()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in [*self.children(), psutil.Process(self.pid)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+        end_by_pid(self.children())
+        self.process.kill()
         self.wait()
         self._reader.join(PATIENCE)
         assert self.process.stdout is not None
@@ -387,6 +385,6 @@ def end_by_pid(processes: Sequence[psutil.Process]) -> None:
             process.send_signal(signal.SIGKILL)
 
 
-def _source() -> str:
+def source_root() -> str:
     """Where the package is, for a Python in which it is not installed."""
     return str(Path(claude_proxy.__file__).parents[1])

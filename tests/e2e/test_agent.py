@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import mcp_server
-from tests.e2e.agents import AGENT, Talk, bash, call, mode, outline, outlines, progress, say, workdir
+from tests.e2e.agents import AGENT, ALONE, Talk, bash, call, mode, outline, progress, say, workdir
 from tests.e2e.conftest import Start
 from tests.e2e.files import data_url, make_png
-from tests.e2e.real import RealProxy, _source, how, make_environ, system_texts
+from tests.e2e.real import RealProxy, how, make_environ, source_root, system_texts
 from tests.harness import Json, assistant
 
 pytestmark = pytest.mark.e2e
@@ -111,7 +111,7 @@ def test_a_tool_of_an_mcp_server_is_called(start: Start, tmp_path: Path) -> None
     config = tmp_path / "mcp.json"
     server = {"command": sys.executable, "args": [mcp_server.__file__]}
     config.write_text(json.dumps({"mcpServers": {"notes": server}}))
-    proxy = start(agent=True, workdir=str(tmp_path), mcp_config=(str(config),))
+    proxy = start(**ALONE, workdir=str(tmp_path), mcp_config=(str(config),))
     answer = say(proxy, call("mcp__notes__note", text="milk"))
     assert answer.text.endswith("Tool mcp__notes__note said: noted milk")
     assert progress(answer)[0] == '▸ mcp__notes__note: {"text":"milk"}' and progress(answer)[1].startswith("✓")
@@ -120,7 +120,7 @@ def test_a_tool_of_an_mcp_server_is_called(start: Start, tmp_path: Path) -> None
 def test_what_is_not_allowed_is_denied_and_told(start: Start, tmp_path: Path) -> None:
     """The model hears of it, the user sees it, nothing was run; what is allowed still runs."""
     (tmp_path / "notes.txt").write_text("secret 4711")
-    proxy = start(agent=True, workdir=str(tmp_path), allowed_tools=("Read",))
+    proxy = start(**ALONE, workdir=str(tmp_path), allowed_tools=("Read",))
     answer = say(proxy, f"{bash('touch denied')} {call('Read', file_path=str(tmp_path / 'notes.txt'))}")
     assert not (tmp_path / "denied").exists()
     assert "Tool Bash failed: " in answer.text and "secret 4711" in answer.text
@@ -131,7 +131,7 @@ def test_what_is_not_allowed_is_denied_and_told(start: Start, tmp_path: Path) ->
 
 def test_only_the_tools_that_are_allowed_or_usual_are_offered(start: Start, tmp_path: Path) -> None:
     """Nothing that outlives a request, or talks to a person at a terminal."""
-    proxy = start(agent=True, workdir=str(tmp_path))
+    proxy = start(**ALONE, workdir=str(tmp_path))
     say(proxy, "hello")
     offered = {tool["name"] for tool in proxy.last()["tools"]}
     assert {"Bash", "Read", "Write", "Edit", "Glob", "Grep", "WebSearch", "WebFetch", "Agent"} <= offered
@@ -141,7 +141,7 @@ def test_only_the_tools_that_are_allowed_or_usual_are_offered(start: Start, tmp_
 @pytest.mark.parametrize(("live", "way"), [(4, "live"), (0, "resumed")])
 def test_a_limit_of_model_calls_ends_the_answer_honestly(start: Start, tmp_path: Path, live: int, way: str) -> None:
     """`length`, what was said so far, a line that says why; the next turn works, and knows what the tool said."""
-    proxy = start(agent=True, workdir=str(tmp_path), max_turns=1, live=live)
+    proxy = start(**ALONE, workdir=str(tmp_path), max_turns=1, live=live)
     talk = Talk(proxy)
     cut = talk.say(bash("echo ran | tee -a ran"))
     assert cut.json["choices"][0]["finish_reason"] == "length" and cut.text == "Calling Bash."
@@ -152,6 +152,17 @@ def test_a_limit_of_model_calls_ends_the_answer_honestly(start: Start, tmp_path:
     assert outline(proxy.last())[-2:] == ["result ran", "user and now?"]
 
 
+def test_a_budget_that_is_used_up_is_told(start: Start, tmp_path: Path) -> None:
+    """First as a limit, then, for the CLI counts what its whole session has cost, as a refusal that asks nobody."""
+    proxy = start(**ALONE, workdir=str(tmp_path), max_budget_usd=0.0001)
+    talk = Talk(proxy)
+    cut = talk.say(bash("touch ran"))
+    assert cut.json["choices"][0]["finish_reason"] == "length" and "budget" in progress(cut)[-1]
+    refused = proxy.say(*talk.said, "and now?", headers=AGENT)
+    assert refused.status == 403 and "--max-budget-usd" in refused.error["message"] and len(proxy.bodies) == 1
+    assert Talk(proxy).say("hello").text == "You said: hello"
+
+
 @pytest.mark.parametrize("applies", [True, False], ids=["with --user-settings", "without"])
 def test_the_users_own_instructions_apply_where_they_should(start: Start, tmp_path: Path, applies: bool) -> None:
     """CLAUDE.md of the folder, and of the home, are told to the model, or not at all."""
@@ -159,7 +170,7 @@ def test_the_users_own_instructions_apply_where_they_should(start: Start, tmp_pa
     for path in (work / "CLAUDE.md", folder / "home" / ".claude" / "CLAUDE.md"):
         path.parent.mkdir(parents=True)
         path.write_text(f"Always say quince, as {path.parent.name} wants it.")
-    proxy = start(agent=True, workdir=str(work), user_settings=applies, folder=folder)
+    proxy = start(**ALONE, workdir=str(work), user_settings=applies, folder=folder)
     say(proxy, "hello")
     sent = json.dumps(proxy.bodies)
     assert ("as work wants it" in sent, "as .claude wants it" in sent) == (applies, applies)
@@ -174,13 +185,13 @@ def test_a_clients_system_prompt_replaces_the_agents_own(agent: RealProxy) -> No
     assert system_texts(agent.last()) == ["You are MUSE."] and answer.text.endswith("Tool Bash said: sung")
 
 
-@pytest.mark.parametrize("text", ["/clear", "/compact now", "@/etc/hostname", "!ls", "#memory of mine", "/init"])
-@pytest.mark.parametrize("applies", [False, True], ids=["alone", "with --user-settings"])
-def test_a_prompt_is_no_command(agent: RealProxy, mine: RealProxy, text: str, applies: bool) -> None:
-    """What a person could type at a terminal is text here."""
-    proxy = mine if applies else agent
-    assert say(proxy, text).text == f"You said: {text}"
-    assert outline(proxy.last())[-1] == f"user {text}"
+def test_a_prompt_is_no_command(agent: RealProxy, mine: RealProxy) -> None:
+    """What a person could type at a terminal is text here, also where the user's own commands and skills apply."""
+    for proxy in (agent, mine):
+        talk = Talk(proxy)
+        for text in ("/clear", "/compact now", "@/etc/hostname", "!ls", "#memory of mine", "/init", "/greet"):
+            assert talk.say(text).text == f"You said: {text}"
+            assert outline(proxy.last())[-1] == f"user {text}" and outline(proxy.last())[0] == "user /clear"
 
 
 def test_a_picture_reaches_the_model(agent: RealProxy) -> None:
@@ -225,7 +236,7 @@ BAD_STARTS = {
 def test_a_start_that_cannot_work_is_refused(tmp_path: Path, cli: Path, arguments: tuple[str, ...]) -> None:
     """Exit status 2, and one line that names the flag."""
     (tmp_path / "file.json").write_text("{")
-    environ = {**make_environ(tmp_path), "PYTHONPATH": _source()}
+    environ = {**make_environ(tmp_path), "PYTHONPATH": source_root()}
     command = [sys.executable, "-m", "claude_proxy", "--port", "0", "--claude", str(cli), *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""What clients see of an agent's turn, in all dialects, by the official SDKs; and that what they send back continues it."""
+"""What clients see of an agent's turn, in all dialects, by the official SDKs; what they send back continues it."""
 
 import json
 import re
@@ -13,15 +13,16 @@ import pytest
 from claude_proxy.demo.prompt import count_tokens, split_prompt
 from tests.e2e.agents import (
     AGENT,
+    ALONE,
     Talk,
     bash,
     call,
     outline,
     outlines,
-    processes_saying,
     progress,
     say,
-    wait_for_process,
+    wait_for_processes,
+    wait_until_gone,
 )
 from tests.e2e.conftest import Start
 from tests.e2e.real import PATIENCE, RealProxy, how
@@ -145,7 +146,7 @@ def test_thinking_stands_beside_the_tools(agent: RealProxy, dialect: type[Client
 @DIALECTS
 def test_what_a_client_sends_back_can_be_replayed(start: Start, dialect: type[Client], tmp_path: Any) -> None:
     """Where the CLI keeps no session: the texts, and no thinking that the API has not signed."""
-    proxy = start(agent=True, workdir=str(tmp_path), no_store=True, warm=0)
+    proxy = start(**ALONE, workdir=str(tmp_path), no_store=True)
     client = dialect(proxy)
     client.say(f"demo:think=3 {TWICE}")
     proxy.service.fleet.retire_idle()
@@ -156,10 +157,9 @@ def test_what_a_client_sends_back_can_be_replayed(start: Start, dialect: type[Cl
 
 
 @DIALECTS
-@STREAMED
-def test_what_a_sub_agent_says_is_no_answer(agent: RealProxy, dialect: type[Client], stream: bool) -> None:
+def test_what_a_sub_agent_says_is_no_answer(agent: RealProxy, dialect: type[Client]) -> None:
     """Its tools are seen, indented; of its words only what the model was told is in the answer, as a tool's result."""
-    client = dialect(agent, stream)
+    client = dialect(agent, stream=True)
     text, tools, _ = client.say(INNER)
     assert text.startswith("Calling Task.\n\nTool Agent said:") and "Calling Bash" not in text
     assert plain(tools) == ["▸ Task: look", "  ▸ Bash: echo inner", "  ✓ Bash: echo inner", "✓ Task"]
@@ -172,16 +172,16 @@ def test_a_background_response_runs_on_and_can_be_cancelled(agent: RealProxy) ->
     with openai.OpenAI(base_url=f"{agent.url}/v1", api_key="x", max_retries=0, default_headers=AGENT) as client:
         done = client.responses.create(model=MODEL, input=TWICE, background=True)
         stopped = client.responses.create(model=MODEL, input=bash("sleep 313.1101"), background=True)
-        wait_for_process("313.1101")
+        wait_for_processes("313.1101")
         wait_until(lambda: client.responses.retrieve(done.id).status == "completed", "it has ended", PATIENCE)
         assert client.responses.retrieve(done.id).output_text == "\n\n".join(TEXTS)
         assert client.responses.cancel(stopped.id).status == "cancelled"
-    wait_until(lambda: not processes_saying("313.1101"), "its command has ended", PATIENCE)
+    wait_until_gone("313.1101")
 
 
 def test_a_quiet_tool_gives_signs_of_life(start: Start, tmp_path: Any) -> None:
     """As every quiet stream does."""
-    proxy = start(agent=True, workdir=str(tmp_path), heartbeat_interval=0.2)
+    proxy = start(**ALONE, workdir=str(tmp_path), heartbeat_interval=0.2)
     records = proxy.begin(bash("sleep 1; echo done"), headers=AGENT).stream().records
     started = next(number for number, record in enumerate(records) if "▸" in record)
     ended = next(number for number, record in enumerate(records) if "✓" in record)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.agents import AGENT, bash, call, processes_saying, progress, say, wait_for_process
+from tests.e2e.agents import AGENT, ALONE, bash, call, progress, say, wait_for_processes, wait_until_gone
 from tests.e2e.conftest import Run, Start
 from tests.e2e.real import PATIENCE, RealProxy
 from tests.harness import Exchange, Stream, is_alive, wait_until
@@ -31,18 +31,7 @@ LONGEST = 600_000
 def begin(proxy: RealProxy, seconds: str, name: str = "two processes") -> tuple[Exchange, list[psutil.Process]]:
     """A stream whose command runs, and the command's processes."""
     exchange = proxy.begin(bash(COMMANDS[name].format(seconds), timeout=LONGEST), headers=AGENT)
-    wait_until(lambda: len(waiting(seconds)) == 2, "its command runs", PATIENCE)
-    return exchange, processes_saying(seconds)
-
-
-def waiting(seconds: str) -> list[psutil.Process]:
-    """The processes of `sleep` and `tail` that wait for so long."""
-    return [process for process in processes_saying(seconds) if process.name() in ("sleep", "tail")]
-
-
-def wait_until_gone(seconds: str) -> None:
-    """None of the command's processes is left."""
-    wait_until(lambda: not processes_saying(seconds), f"nothing that says {seconds} is left", PATIENCE)
+    return exchange, wait_for_processes(seconds, 2)
 
 
 def running(proxy: RealProxy) -> str:
@@ -80,7 +69,7 @@ def test_a_whole_answer_that_is_interrupted_is_a_409(agent: RealProxy) -> None:
     exchange = agent.send(
         {"model": "sonnet", "messages": [{"role": "user", "content": bash("sleep 302.1101")}]}, headers=AGENT
     )
-    wait_for_process("302.1101")
+    wait_for_processes("302.1101")
     agent.send(None, path=f"/v1/requests/{running(agent)}", method="DELETE").answer()
     answer = exchange.answer()
     assert (answer.status, answer.error["code"], answer.headers["x-should-retry"]) == (409, "interrupted", "false")
@@ -93,7 +82,7 @@ def test_a_client_that_goes_takes_the_command_along(agent: RealProxy, stream: bo
     seconds = f"303.{int(stream)}101"
     message = {"role": "user", "content": bash(f"sleep {seconds}", timeout=LONGEST)}
     exchange = agent.send({"model": "sonnet", "messages": [message], "stream": stream}, headers=AGENT)
-    wait_for_process(seconds)
+    wait_for_processes(seconds)
     request = running(agent)
     exchange.close()
     wait_until_gone(seconds)
@@ -108,7 +97,7 @@ def test_a_command_of_a_sub_agent_ends_too(agent: RealProxy) -> None:
     exchange = agent.begin(
         call("Task", description="wait", prompt=prompt, subagent_type="general-purpose"), headers=AGENT
     )
-    wait_for_process("304.1101")
+    wait_for_processes("304.1101")
     asked = len(agent.bodies)
     agent.send(None, path=f"/v1/requests/{running(agent)}", method="DELETE").answer()
     assert exchange.stream().errors[0]["code"] == "interrupted"
@@ -139,7 +128,7 @@ def test_a_proxy_that_is_killed_leaves_no_command(run: Run, name: str) -> None:
     seconds = f"306.{list(COMMANDS).index(name)}101"
     program = run("--demo", "--agent")
     program.begin(bash(COMMANDS[name].format(seconds), timeout=LONGEST), headers=AGENT)
-    wait_until(lambda: len(waiting(seconds)) == 2, "its command runs", PATIENCE)
+    wait_for_processes(seconds, 2)
     program.kill()
     wait_until_gone(seconds)
     program.wait_until_alone()
@@ -151,9 +140,9 @@ def test_what_a_killed_proxy_left_is_ended_at_the_next_start(run: Run) -> None:
     seconds = "307.1101"
     program = run("--demo", "--agent")
     program.begin(bash(COMMANDS["left by its parents"].format(seconds), timeout=LONGEST), headers=AGENT)
-    wait_until(lambda: len(waiting(seconds)) == 2, "its command runs", PATIENCE)
+    wait_for_processes(seconds, 2)
     program.kill()
-    wait_until(lambda: len(waiting(seconds)) == 1, "the CLI has ended what it knows of", PATIENCE)
+    wait_for_processes(seconds)  # the CLI has ended what it knows of
     run("--demo")
     wait_until_gone(seconds)
 
@@ -162,7 +151,7 @@ def test_what_a_task_started_to_stay_stays(agent: RealProxy) -> None:
     """Its turn has ended by itself, and so has the child later."""
     seconds = "312.1101"
     answer = say(agent, bash(f"(setsid nohup sleep {seconds} >/dev/null 2>&1 &); echo started"))
-    (server,) = wait_for_process(seconds)
+    (server,) = wait_for_processes(seconds)
     try:
         assert answer.text.endswith("said: started")
         (child,) = [one for one in agent.service.fleet.members.live]
@@ -178,7 +167,7 @@ def test_a_proxy_that_ends_in_time_takes_the_command_along(run: Run) -> None:
     """SIGTERM, and a turn that does not end: the client is told, the status is 1, nothing is left."""
     program = run("--demo", "--agent", "--shutdown-timeout", "0.5")
     exchange = program.begin(bash("sleep 308.1101", timeout=LONGEST), headers=AGENT)
-    wait_for_process("308.1101")
+    wait_for_processes("308.1101")
     program.signal(signal.SIGTERM)
     assert "shutting_down" in list(exchange.records())[-1]
     assert program.wait() == 1
@@ -189,7 +178,7 @@ def test_a_proxy_that_ends_in_time_takes_the_command_along(run: Run) -> None:
 
 def test_a_tool_that_takes_too_long_is_ended(start: Start, tmp_path: Path) -> None:
     """504, and the message names the tool; the child goes with it."""
-    proxy = start(agent=True, workdir=str(tmp_path), tool_timeout=1.5)
+    proxy = start(**ALONE, workdir=str(tmp_path), tool_timeout=1.5)
     message = {"role": "user", "content": bash("sleep 309.1101", timeout=LONGEST)}
     answer = proxy.send({"model": "sonnet", "messages": [message]}, headers=AGENT).answer()
     assert (answer.status, answer.error["code"]) == (504, "timeout")
@@ -200,12 +189,12 @@ def test_a_tool_that_takes_too_long_is_ended(start: Start, tmp_path: Path) -> No
 
 def test_a_quiet_tool_is_no_silence(start: Start, tmp_path: Path) -> None:
     """It may take longer than the child may be silent; where the API is silent, that still is the limit."""
-    proxy = start(agent=True, workdir=str(tmp_path), inactivity_timeout=1.0)
-    slow = say(proxy, bash("sleep 2.5; echo done"))
+    proxy = start(**ALONE, workdir=str(tmp_path), inactivity_timeout=2.0)
+    slow = say(proxy, bash("sleep 3; echo done"))
     assert slow.text.endswith("said: done")
-    assert float(re.findall(r"\((\S+) s\)", progress(slow)[1])[0]) >= 2.5
+    assert float(re.findall(r"\((\S+) s\)", progress(slow)[1])[0]) >= 3
     silent = proxy.say("demo:silence=30 hello", headers=AGENT)
-    assert (silent.status, silent.error["code"]) == (504, "timeout") and "silent for 1 s" in silent.error["message"]
+    assert (silent.status, silent.error["code"]) == (504, "timeout") and "silent for 2 s" in silent.error["message"]
 
 
 def test_a_tool_that_the_cli_ends_itself_is_told(agent: RealProxy) -> None:

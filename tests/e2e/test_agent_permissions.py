@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.agents import AGENT, Talk, bash, call, outline, progress, say, workdir
+from tests.e2e.agents import AGENT, ALONE, Talk, bash, call, outline, progress, say, workdir
 from tests.e2e.conftest import Start
 from tests.e2e.real import PATIENCE, RealProxy
 from tests.harness import Answer, Json, is_alive, wait_until
@@ -216,11 +216,9 @@ def test_an_interrupted_request_takes_its_question_along(asking: RealProxy) -> N
 
 def test_nobody_decides_in_time(start: Start, tmp_path: Path) -> None:
     """A denial of which the model is told; the wait is no silence of the child, whose limit is shorter."""
-    proxy = start(
-        agent=True, permission_mode="ask", workdir=str(tmp_path), permission_timeout=2.5, inactivity_timeout=1.0
-    )
+    proxy = start(**ALONE, permission_mode="ask", workdir=str(tmp_path), permission_timeout=3.0, inactivity_timeout=2.0)
     answer = say(proxy, bash("touch late"))
-    assert "Tool Bash failed: Nobody decided within 2.5 s" in answer.text and not (tmp_path / "late").exists()
+    assert "Tool Bash failed: Nobody decided within 3 s" in answer.text and not (tmp_path / "late").exists()
     assert "Nobody decided" in outline(proxy.last())[-1] and pending(proxy) == []
 
 
@@ -229,7 +227,7 @@ def test_with_bypass_everything_runs(start: Start, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     proxy = start(
-        agent=True,
+        **ALONE,
         permission_mode="bypass",
         allowed_tools=("Read",),
         workdir=str(work),
@@ -242,7 +240,7 @@ def test_with_bypass_everything_runs(start: Start, tmp_path: Path) -> None:
 
 def test_accept_edits_writes_but_runs_no_command(start: Start, tmp_path: Path) -> None:
     """`--permission-mode acceptEdits`: files of the folder, nothing else."""
-    proxy = start(agent=True, permission_mode="acceptEdits", allowed_tools=("Read",), workdir=str(tmp_path))
+    proxy = start(**ALONE, permission_mode="acceptEdits", allowed_tools=("Read",), workdir=str(tmp_path))
     path = tmp_path / "edited"
     answer = say(proxy, f"{call('Write', file_path=str(path), content='x')} {bash('curl http://127.0.0.1:9/')}")
     assert path.exists() and "Tool Bash failed" in answer.text and "approval" in answer.text
@@ -250,7 +248,7 @@ def test_accept_edits_writes_but_runs_no_command(start: Start, tmp_path: Path) -
 
 def test_a_plan_changes_nothing(start: Start, tmp_path: Path) -> None:
     """`--permission-mode plan`."""
-    proxy = start(agent=True, permission_mode="plan", allowed_tools=("Read",), workdir=str(tmp_path))
+    proxy = start(**ALONE, permission_mode="plan", allowed_tools=("Read",), workdir=str(tmp_path))
     answer = say(proxy, f"{bash('touch planned')} {call('Write', file_path=str(tmp_path / 'planned2'), content='x')}")
     assert [path.name for path in tmp_path.glob("planned*")] == [] and "failed" in answer.text
 

@@ -12,6 +12,7 @@ import pytest
 from claude_proxy.demo import DemoApi
 from tests.e2e.agents import (
     AGENT,
+    ALONE,
     Talk,
     bash,
     call,
@@ -19,7 +20,8 @@ from tests.e2e.agents import (
     outlines,
     processes_saying,
     say,
-    wait_for_process,
+    wait_for_processes,
+    wait_until_gone,
     workdir,
 )
 from tests.e2e.conftest import Start
@@ -70,7 +72,7 @@ def test_a_child_that_is_kept_knows_what_its_tools_said(agent: RealProxy) -> Non
 
 def test_a_child_that_went_is_resumed(start: Start, tmp_path: Path) -> None:
     """Again and again, each time from where the last one was; the id of the conversation stays."""
-    proxy = start(agent=True, workdir=str(tmp_path), live=0)
+    proxy = start(**ALONE, workdir=str(tmp_path), live=0)
     talk = opened(proxy)
     second, third = talk.say(bash("echo fig")), talk.say("and now?")
     assert (how(second), how(third)) == ("resumed", "resumed") and session_id(second) == session_id(third)
@@ -87,7 +89,7 @@ def test_a_child_that_went_is_resumed(start: Start, tmp_path: Path) -> None:
 def test_a_restart_loses_nothing(start: Start, tmp_path: Path, api: DemoApi) -> None:
     """The conversation is resumed, and live from then on."""
     folder = tmp_path / "kept"
-    settings = {"folder": folder, "api": api, "agent": True, "workdir": str(tmp_path)}
+    settings = {"folder": folder, "api": api, **ALONE, "workdir": str(tmp_path)}
     first = start(**settings)
     talk = opened(first)
     first.close()
@@ -108,7 +110,7 @@ def test_a_kill_loses_only_the_turn_at_hand(cli: Path, tmp_path: Path, api: Demo
     with closing(start()) as program:
         talk = opened(program)
         program.begin(*talk.said, bash("echo lost; exec sleep 4711.5"), headers=AGENT)
-        wait_for_process("4711.5")
+        wait_for_processes("4711.5")
         program.kill()
         program.wait_until_alone()
         assert processes_saying("4711.5") == []
@@ -174,7 +176,7 @@ def test_two_turns_at_once_in_one_named_session_follow_one_another(agent: RealPr
 def test_a_conversation_that_was_compacted_goes_on(start: Start, tmp_path: Path) -> None:
     """The CLI makes room by itself, unseen; live and resumed it goes on from the summary."""
     window = {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": "100000", "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE": "1"}
-    proxy = start(agent=True, workdir=str(tmp_path), environ=window)
+    proxy = start(**ALONE, workdir=str(tmp_path), environ=window)
     talk = Talk(proxy)
     answer = talk.say(f"{bash('seq 1 5000 | head -c 29000')} demo:rounds=3")
     assert [lines for lines in outlines(proxy) if lines[-1].startswith("user CRITICAL: Respond with TEXT ONLY")]
@@ -240,7 +242,7 @@ def test_a_session_that_is_deleted_leaves_nothing(agent: RealProxy) -> None:
 
 def test_without_a_store_nothing_is_written_down(start: Start, tmp_path: Path) -> None:
     """`--no-store`: the child that is kept goes on, a child that went is replayed; no file holds a word."""
-    proxy = start(agent=True, workdir=str(tmp_path), no_store=True)
+    proxy = start(**ALONE, workdir=str(tmp_path), no_store=True)
     talk = Talk(proxy)
     talk.say(SUB_AGENT)
     assert talk.how("second") == "live"
@@ -252,10 +254,10 @@ def test_without_a_store_nothing_is_written_down(start: Start, tmp_path: Path) -
 def test_a_turn_that_failed_leaves_nothing(agent: RealProxy) -> None:
     """The CLI wrote down a session that nobody can go on with."""
     exchange = agent.begin(bash("echo plumzebra; exec sleep 4712.5"), headers=AGENT)
-    wait_for_process("4712.5")
+    wait_for_processes("4712.5")
     wait_until(lambda: files_with(agent.folder / "home", b"plumzebra"), "it is written down", PATIENCE)
     exchange.close()
-    wait_until(lambda: not processes_saying("4712.5"), "its command has ended", PATIENCE)
+    wait_until_gone("4712.5")
     wait_until(lambda: not files_with(agent.folder / "home", b"plumzebra"), "nothing of it is left", PATIENCE)
 
 
@@ -263,7 +265,7 @@ def test_a_turn_that_failed_is_not_in_the_conversation(agent: RealProxy) -> None
     """It was begun in the child that held the rest; what goes on is the rest."""
     talk = opened(agent)
     exchange = agent.begin(*talk.said, bash("exec sleep 4713.5"), headers=AGENT)
-    wait_for_process("4713.5")
+    wait_for_processes("4713.5")
     exchange.close()
     agent.wait_until_idle()
     assert talk.how("and now?") == "resumed"

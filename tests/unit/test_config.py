@@ -1,5 +1,6 @@
 """Settings: flags before variables before the file before the defaults; what does not fit is refused."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -543,6 +544,18 @@ def test_the_start_says_where_tools_work_and_what_they_may(
     monkeypatch.setattr(config, "is_root", lambda: False)
     [note] = config.load(argv, environ).notes
     assert note == f"Agent mode: tools of the CLI work in {tmp_path}, {words}"
+
+
+@pytest.mark.parametrize(("user", "wanted"), [(0, True), (1000, False), (None, False)])
+def test_the_superuser_is_known_where_there_is_one(
+    user: int | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows has none."""
+    if user is None:
+        monkeypatch.delattr(os, "getuid")
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: user)
+    assert config.is_root() is wanted
 
 
 @pytest.mark.parametrize("name", ["IS_SANDBOX", "CLAUDE_CODE_BUBBLEWRAP"])
