@@ -163,13 +163,13 @@ class Config:
     @property
     def work_folder(self) -> Path:
         """Where the tools of agent mode work."""
-        return Path(self.workdir).expanduser().absolute()
+        return expand(self.workdir)
 
     @property
     def state_folder(self) -> Path:
         """`--state-dir`, else `$XDG_STATE_HOME/claude-proxy`, else `~/.local/state/claude-proxy`."""
         if self.state_dir:
-            return Path(self.state_dir).expanduser().absolute()
+            return expand(self.state_dir)
         base = self.environ.get("XDG_STATE_HOME") or str(home(self.environ) / ".local" / "state")
         return Path(base) / "claude-proxy"
 
@@ -216,6 +216,14 @@ def flag_name(item: Field[Any]) -> str:
 def variable_name(item: Field[Any]) -> str:
     """`max_queue` -> `CLAUDE_PROXY_MAX_QUEUE`."""
     return PREFIX + item.name.upper()
+
+
+def expand(path: str) -> Path:
+    """A path as a person writes it, made absolute; `~nobody` without such a user is what it says."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        return Path(path).absolute()
 
 
 def home(environ: Mapping[str, str]) -> Path:
@@ -343,7 +351,7 @@ def _check(config: Config) -> None:
 def _check_agent(config: Config) -> None:
     """What agent children are started with must be there before the first request."""
     for name, folder in (("--workdir", config.workdir), *(("--add-dir", folder) for folder in config.add_dir)):
-        path = Path(folder).expanduser()
+        path = expand(folder)
         if not path.is_dir():
             raise ConfigError(f"{name} {folder}: {'is not a folder' if path.exists() else 'there is no such folder'}")
     for file in config.mcp_config:
@@ -364,7 +372,7 @@ def is_root() -> bool:
 
 def read_mcp_servers(file: str) -> list[str]:
     """The names of the MCP servers in a file. Raises OSError, ValueError for a file of another shape."""
-    content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+    content = json.loads(expand(file).read_text(encoding="utf-8"))
     servers = content.get("mcpServers") if isinstance(content, dict) else None
     if not isinstance(servers, dict) or not all(isinstance(one, dict) for one in servers.values()):
         raise ValueError("it has no object `mcpServers` of servers")

@@ -20,7 +20,7 @@ from .claude.fleet import Counts, Fleet, Limits
 from .claude.keeper import GRACE, Keeper
 from .claude.launcher import Launcher, build_environment
 from .claude.watchdog import Watchdog
-from .config import Config, read_mcp_servers
+from .config import Config, expand, read_mcp_servers
 from .demo import DemoApi
 from .engine import Engine, TurnLimits
 from .errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
@@ -314,8 +314,8 @@ def agent_settings_of(config: Config) -> dict[str, Any]:
         "workdir": config.work_folder,
         "allowed_tools": config.allowed_tools,
         "permission_mode": config.permission_mode,
-        "add_dir": config.add_dir,
-        "mcp_config": config.mcp_config,
+        "add_dir": [str(expand(folder)) for folder in config.add_dir],
+        "mcp_config": [str(expand(file)) for file in config.mcp_config],
         "mcp_servers": [name for file in config.mcp_config for name in read_mcp_servers(file)],
         "max_turns": config.max_turns,
         "max_budget_usd": config.max_budget_usd,

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
 from flask import Response, g, request
 
@@ -45,7 +46,7 @@ def serve(dialect: Dialect, service: Service, answer: Respond = respond) -> Resp
     parsed = dialect.parse(body)
     job = _Job(dialect, service, parsed, owner, answer, agent=_asks_for_agent(service, parsed))
     if job.agent and name.given is not None:
-        return _one_at_a_time(service, name, lambda leave: _answer(replace(job, leave=leave)))
+        return _one_at_a_time(service, name, inf, lambda leave: _answer(replace(job, leave=leave)))
     return _answer(job)
 
 
@@ -78,13 +79,18 @@ def _serve_with_history(dialect: Dialect, service: Service, body: bytes, name: N
         job = _Job(dialect, service, parsed, name.owner, answer, agent, keeps_history=True, leave=leave, fresh=fresh)
         return _answer(job)
 
-    return _one_at_a_time(service, name, run)
+    # An agent's turn has no limit, and neither has who waits for it.
+    patience = inf if service.config.has_agent else service.config.request_timeout or inf
+    return _one_at_a_time(service, name, patience, run)
 
 
-def _one_at_a_time(service: Service, name: Name, run: Callable[[Callable[[], None]], Response]) -> Response:
-    """Turns of one session in order of arrival; `run` is given what lets the next one pass. Raises QueueFull."""
+def _one_at_a_time(
+    service: Service, name: Name, patience: float, run: Callable[[Callable[[], None]], Response]
+) -> Response:
+    """Turns of one session in order of arrival; `run` is given what lets the next one pass. patience: seconds that one
+    waits for those before it. Raises QueueFull."""
     key = f"{name.owner}/{name.given}"
-    ticket = service.turnstile.enter(key, is_gone(), service.config.request_timeout or float("inf"))
+    ticket = service.turnstile.enter(key, is_gone(), patience)
     if ticket is None:
         raise ClientGone("The client has gone, or an earlier turn of its session took too long")
     try:

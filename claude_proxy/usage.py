@@ -54,16 +54,13 @@ class Sums:
     cost_usd: float | None = None
 
     def __add__(self, other: "Sums") -> "Sums":
-        mine, theirs = self.usage, other.usage
-        usage = Usage(
-            mine.input_tokens + theirs.input_tokens,
-            mine.output_tokens + theirs.output_tokens,
-            mine.cache_read_input_tokens + theirs.cache_read_input_tokens,
-            mine.cache_creation_input_tokens + theirs.cache_creation_input_tokens,
-            mine.thinking_tokens + theirs.thinking_tokens,
-        )
         costs = [cost for cost in (self.cost_usd, other.cost_usd) if cost is not None]
-        return Sums(self.requests + other.requests, self.failed + other.failed, usage, sum(costs) if costs else None)
+        return Sums(
+            self.requests + other.requests,
+            self.failed + other.failed,
+            self.usage + other.usage,
+            sum(costs) if costs else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

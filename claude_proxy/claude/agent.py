@@ -62,7 +62,7 @@ def build_options(
 ) -> AgentOptions:
     """What the settings of these names mean; `environ` as `launcher.build_environment` made it.
 
-    mcp_servers: the names of the servers in the files `mcp_config`.
+    add_dir, mcp_config: absolute paths. mcp_servers: the names of the servers in these files.
     """
     allowed = split_rules(",".join(allowed_tools)) or _default_allowed(permission_mode, mcp_servers)
     offered = [*OFFERED, *(name for name in map(_tool_name, allowed) if not name.startswith("mcp__"))]
@@ -72,8 +72,8 @@ def build_options(
     flags += ["--tools", ",".join(dict.fromkeys(offered)), *PERMISSION_FLAGS[permission_mode]]
     for name, values in (
         ("--allowedTools", [",".join(allowed)] if allowed else []),
-        ("--add-dir", [_absolute(folder) for folder in add_dir]),
-        ("--mcp-config", [_absolute(file) for file in mcp_config]),
+        ("--add-dir", list(add_dir)),
+        ("--mcp-config", list(mcp_config)),
         ("--max-turns", [str(max_turns)] if max_turns else []),
         ("--max-budget-usd", [f"{max_budget_usd:g}"] if max_budget_usd else []),
     ):
@@ -86,10 +86,6 @@ def _default_allowed(permission_mode: str, mcp_servers: Sequence[str]) -> tuple[
     if permission_mode == "ask":
         return ()
     return (*DEFAULT_ALLOWED, *(f"mcp__{name}" for name in mcp_servers))
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
 
 
 def split_rules(text: str) -> tuple[str, ...]:

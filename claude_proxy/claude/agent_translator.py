@@ -227,14 +227,15 @@ class AgentTranslator:
     def _note_calls(self, line: Assistant) -> list[Event]:
         events: list[Event] = []
         for block in line.message.content:
-            if block.type in ("tool_use", "server_tool_use") and block.name != "StructuredOutput":
-                inner = line.parent_tool_use_id is not None
-                running = Running(block.name, describe(block.name, block.input), self._clock(), inner)
+            if block.type not in ("tool_use", "server_tool_use") or block.name == "StructuredOutput":
+                continue
+            inner = line.parent_tool_use_id is not None
+            running = Running(block.name, describe(block.name, block.input), self._clock(), inner)
+            if block.type == "tool_use":  # of one that ran at the API no line tells the end
                 self.running[block.id] = running
-                self.happened.append(
-                    ("tool_started", {"tool_id": block.id, "tool": running.tool, "label": running.label})
-                )
-                events += self._show(started_line(running))
+                about = {"tool_id": block.id, "tool": running.tool, "label": running.label}
+                self.happened.append(("tool_started", about))
+            events += self._show(started_line(running))
         return events
 
     def _note_results(self, line: UserLine) -> list[Event]:

@@ -150,7 +150,8 @@ class Launcher:
             child = Child(argv, {**environ, **own}, cwd, folder, has_commands=agent)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise CliUnavailable(f"The Claude Code CLI could not be started: {error.strerror}") from error
+            what = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+            raise CliUnavailable(f"The Claude Code CLI could not be started: {what}") from error
         except ValueError as error:  # a zero byte in the argv
             shutil.rmtree(folder, ignore_errors=True)
             raise BadRequest("The model's name holds a character that cannot be passed on", param="model") from error

@@ -218,10 +218,9 @@ def showing(request: pytest.FixtureRequest, clean_module: Any, cli: Any, tmp_pat
 
 
 @DIALECTS
-@STREAMED
-def test_tools_are_shown_as_the_user_wants_it(showing: RealProxy, dialect: type[Client], stream: bool) -> None:
+def test_tools_are_shown_as_the_user_wants_it(showing: RealProxy, dialect: type[Client]) -> None:
     """Not at all, or in the text; either way what the client sends back goes on live."""
-    client = dialect(showing, stream)
+    client = dialect(showing, stream=True)
     text, tools, _ = client.say(TWICE)
     steps = ["▸ Bash: echo one\n✓ Bash"] * 2 if showing.config.progress == "content" else []
     wanted = [part for pair in zip(TEXTS, [*steps, ""], strict=False) for part in pair if part] if steps else TEXTS

@@ -599,3 +599,19 @@ def test_from_environment_reads_this_process(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("CLAUDE_PROXY_PORT", "4321")
     loaded = config.from_environment(["--model", "haiku"])
     assert (loaded.port, loaded.model, loaded.environ["HOME"]) == (4321, "haiku", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~/a", "/home/user/a"),
+        ("b", "{here}/b"),
+        ("/d.json", "/d.json"),
+        ("~nobody-at-all/e", "{here}/~nobody-at-all/e"),
+    ],
+)
+def test_a_path_is_absolute(written: str, meant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A child that is given it works in another folder; without such a user a tilde is only a name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/user")
+    assert str(config.expand(written)) == meant.format(here=tmp_path)
