@@ -102,7 +102,9 @@ class Config:
     add_dir: tuple[str, ...] = setting((), "agent: a folder more that its tools may use; repeatable", metavar="FOLDER")
     mcp_config: tuple[str, ...] = setting((), "agent: a file of MCP servers; repeatable", metavar="FILE")
     max_turns: int = setting(0, "agent: model calls of one request; 0 = no limit")
-    max_budget_usd: float = setting(0.0, "agent: the CLI's estimate of a request's cost; 0 = no limit", metavar="USD")
+    max_budget_usd: float = setting(
+        0.0, "agent: limit of the CLI's estimate of a conversation's cost; 0 = none", metavar="USD"
+    )
     user_settings: bool = setting(False, "agent: the user's own settings, CLAUDE.md, skills and MCP servers apply")
     progress: str = setting("reasoning", "agent: how the client sees its tools", choices=PROGRESS)
     tool_timeout: float = setting(3600.0, "agent: a tool that runs for so long is killed", metavar="SECONDS")

@@ -141,6 +141,7 @@ class Service:
             return False
         error = Interrupted("The request was interrupted")
         turn.abort(error)
+        self.permissions.withdraw(turn.id)
         return turn.verdict is error
 
     def delete_session(self, owner: str, session_id: str) -> bool:
@@ -153,6 +154,7 @@ class Service:
     def forget(self, turn: Turn) -> None:
         """The view is done with a turn; one that still runs has lost its client."""
         turn.abort(ClientGone("The client has gone"))
+        self.permissions.withdraw(turn.id)
         with self._lock:
             self._turns.discard(turn)
 

@@ -45,10 +45,12 @@ from .translator import SYNTHETIC, merge_usage
 Happening = tuple[Literal["tool_started", "tool_ended"], dict[str, Any]]
 Shape = Literal["text", "thinking", "progress"]
 
+BROKE_OFF = "the model's answer broke off here, and was begun again"
+
 # The CLI stops by itself at these limits of the user's own; the answer is whole as far as it goes.
 LIMITS = {
     "error_max_turns": "stopped: the limit of model calls for one request is reached",
-    "error_max_budget_usd": "stopped: the budget of one request is used up",
+    "error_max_budget_usd": "stopped: the budget of this conversation is used up",
 }
 
 
@@ -135,14 +137,16 @@ class AgentTranslator:
     def _start(self, event: ApiEvent) -> list[Event]:
         if event.message is None:
             raise protocol.ProtocolError("The CLI began a message without saying which")
+        events: list[Event] = []
         if self._spoke and self._stop is None:
-            raise UpstreamError("The answer broke off and was begun again")
-        if self._stop is not None:
+            # The work so far is worth more than a clean text: what was said stays, and is said to have broken off.
+            events = [*self._end_block(), *self._show(BROKE_OFF)]
+        if self._spoke or self._stop is not None:
             self._before += self._call
         self._call = merge_usage(Usage(), event.message.usage)
         self._stop, self._spoke, self._said_in_call, self._arriving = None, False, False, None
         if self.started:
-            return []
+            return events
         self.started = True
         return [MessageStart(event.message.id, event.message.model, self._call)]
 

@@ -187,13 +187,11 @@ def test_a_tool_that_takes_too_long_is_ended(start: Start, tmp_path: Path) -> No
 
 
 def test_a_quiet_tool_is_no_silence(start: Start, tmp_path: Path) -> None:
-    """It may take longer than the child may be silent; where the API is silent, that still is the limit."""
+    """It may take longer than the child may be silent."""
     proxy = start(**ALONE, workdir=str(tmp_path), inactivity_timeout=2.0)
     slow = say(proxy, bash("sleep 3; echo done"))
     assert slow.text.endswith("said: done")
     assert float(re.findall(r"\((\S+) s\)", progress(slow)[1])[0]) >= 3
-    silent = proxy.say("demo:silence=30 hello", headers=AGENT)
-    assert (silent.status, silent.error["code"]) == (504, "timeout") and "silent for 2 s" in silent.error["message"]
 
 
 def test_a_tool_that_the_cli_ends_itself_is_told(agent: RealProxy) -> None:

@@ -397,6 +397,15 @@ def test_an_answer_that_ends_with_its_tools_has_ended() -> None:
 # Failures
 
 
+def test_a_call_that_is_begun_again_goes_on_below() -> None:
+    """Hours of work may lie behind it: what was said stays, and is said to have broken off."""
+    bench = Bench()
+    bench.feed(start(), *called(0), *PAUSE, result())
+    bench.feed(start(), opened(0), delta(0, "text_delta", text="half a wo"), start(), *text(0, "a word"), *END)
+    assert [one for kind, one in bench.shown() if kind == "text"] == ["half a wo", "\n\na word"]
+    assert any("broke off here" in one for kind, one in bench.shown() if kind == "thinking")
+
+
 @pytest.mark.parametrize(
     "messages",
     [
@@ -405,10 +414,9 @@ def test_an_answer_that_ends_with_its_tools_has_ended() -> None:
         [start(), RESULT],
         [start(), *text(0, "a"), RESULT],
         [start(), *text(0, "a"), FAILED],
-        [start(), *called(0), *PAUSE, result(), start(), opened(0), start()],
         [start(), *called(0), *PAUSE, result(), start(), opened(0), delta(0, "text_delta", text="wo"), RESULT],
     ],
-    ids=["no message", "no answer", "no end", "broken off", "failed", "begun again", "a later call broken off"],
+    ids=["no message", "no answer", "no end", "broken off", "failed", "a later call broken off"],
 )
 def test_what_is_no_whole_answer_is_an_error(messages: list[Json]) -> None:
     """Never an end."""
