@@ -74,9 +74,8 @@ class Dialogue:
 
     agent: it was started for agent mode. model: what the CLI was started with or set to. profile: None while it is
     blank. holds: the digest of the conversation it holds, the reply included; None while it holds none. session: the
-    key of the session it serves. session_id: the CLI's own, once it has told. is_remembered: the store knows that
-    one, to go on with it. cache_ttl: the CLI's own, once it is
-    `ready`. last_used: on the fleet's clock.
+    key of the session it serves. session_id: the CLI's own, once it has told. is_remembered: the store knows that one,
+    to go on with it. cache_ttl: the CLI's own, once it is `ready`. last_used: on the fleet's clock.
     """
 
     def __init__(
