@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(str(error))
     logs.configure("debug" if settings.debug else settings.log_level, as_json=settings.log_json)
-    service = Service(settings)
+    try:
+        service = Service(settings)
+    except ConfigError as error:
+        return _fail(str(error))
     try:
         server = Server(create_app(service), settings)
     except AddressInUse as error:

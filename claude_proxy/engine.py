@@ -238,6 +238,23 @@ class Engine:
             turn.report.how = "replayed" if turn.session.known else "new"
         profile = self._profile(turn)
         dialogue, held = self._lease(turn, profile, chain, attempts)
+        try:
+            answer, cut = self._converse(turn, profile, dialogue, held)
+        except BaseException:
+            turn.detach()
+            self.circle.permissions.withdraw(turn.id)
+            self.fleet.retire(dialogue, urgent=True)
+            raise
+        # A whole answer can still say it; a stream's headers are long gone.
+        turn.report.plan_warning = self.circle.plan_limits.warning(turn.profile.model)
+        # Given back before the client knows that the turn has ended: its next request must find the child.
+        self._release(turn, dialogue, chain[-1], answer, cut=cut)
+        self.activity.done(turn.id, None, usage=turn.report.usage, total=turn.report.total)
+        self._hand_over(turn, answer.end)
+
+    def _converse(self, turn: Turn, profile: Profile, dialogue: Dialogue, held: int) -> tuple[Completion, bool]:
+        """The turn on a leased child, which holds so many of its messages: everything is handed over but the end.
+        True where the child's history is not the client's."""
         self._note_lease(turn, held)
         parameters = self._remedies.parameters(turn)
         turn.report.ignored = turn.ignores(parameters.ignored)
@@ -250,32 +267,22 @@ class Engine:
             silence_timeout=self.limits.inactivity_timeout,
             tool_timeout=self.limits.tool_timeout,
         )
-        try:
-            turn.attach(dialogue)
-            new = conversation.messages[held:]
-            mark = not self._remedies.known(turn).mark
-            prepare_turn(dialogue, profile, new, parameters.settings, alive, mark=mark)
-            turn.report.asked = self.clock()
-            for event in answer_turn(dialogue, new, translator, alive, listener.heed):
-                collector.add(event)
-                if not isinstance(event, MessageEnd):
-                    self._hand_over(turn, event)
-        except BaseException:
-            turn.detach()
-            self.circle.permissions.withdraw(turn.id)
-            self.fleet.retire(dialogue, urgent=True)
-            raise
+        turn.attach(dialogue)
+        new = turn.conversation.messages[held:]
+        mark = not self._remedies.known(turn).mark
+        prepare_turn(dialogue, profile, new, parameters.settings, alive, mark=mark)
+        turn.report.asked = self.clock()
+        for event in answer_turn(dialogue, new, translator, alive, listener.heed):
+            collector.add(event)
+            if not isinstance(event, MessageEnd):
+                self._hand_over(turn, event)
         answer = collector.completion()
         turn.report.usage = answer.usage
         turn.report.total = translator.total if isinstance(translator, AgentTranslator) else answer.usage
-        if conversation.options.json_schema is not None and answer.stop_reason == "end_turn":
-            self._check_json(turn, dialogue, conversation.options.json_schema, answer.text)
-        # A whole answer can still say it; a stream's headers are long gone.
-        turn.report.plan_warning = self.circle.plan_limits.warning(turn.profile.model)
-        # Given back before the client knows that the turn has ended: its next request must find the child.
-        self._release(turn, dialogue, chain[-1], answer, cut=translator.cut)
-        self.activity.done(turn.id, None, usage=turn.report.usage, total=turn.report.total)
-        self._hand_over(turn, event)
+        schema = turn.conversation.options.json_schema
+        if schema is not None and answer.stop_reason == "end_turn":
+            _check_json(schema, answer.text)
+        return answer, translator.cut
 
     def _note_lease(self, turn: Turn, held: int) -> None:
         report = turn.report
@@ -291,13 +298,6 @@ class Engine:
             return AgentTranslator(now, self.clock, progress=self.progress, structured=structured)
         stops = [stop for stop in turn.conversation.options.stop_sequences if not stop.strip()]
         return Translator(now, profile.toolset, structured=structured, stops=stops)
-
-    def _check_json(self, turn: Turn, dialogue: Dialogue, schema: dict[str, Any], text: str) -> None:
-        problem = find_problem(schema, text)
-        if problem is not None:
-            turn.detach()
-            self.fleet.retire(dialogue, urgent=True)
-            raise UpstreamError(f"The model's answer does not match the schema: {problem}")
 
     def _lease(
         self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: Attempts
@@ -384,3 +384,9 @@ def _spent(turn: Turn, *, failed: bool = False) -> Spent:
         cost_usd=report.cost_usd,
         failed=failed,
     )
+
+
+def _check_json(schema: dict[str, Any], text: str) -> None:
+    problem = find_problem(schema, text)
+    if problem is not None:
+        raise UpstreamError(f"The model's answer does not match the schema: {problem}")

@@ -20,7 +20,7 @@ from .claude.fleet import Counts, Fleet, Limits
 from .claude.keeper import GRACE, Keeper
 from .claude.launcher import Launcher, build_environment
 from .claude.watchdog import Watchdog
-from .config import Config, expand, read_mcp_servers
+from .config import Config, ConfigError, expand, read_mcp_servers
 from .demo import DemoApi
 from .engine import Engine, TurnLimits
 from .errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
@@ -62,6 +62,8 @@ class Service:
     """Everything that lives as long as the proxy."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises ConfigError for what only the catalogue of models can tell."""
+        fallback_model = fallback_model_of(config)
         self.config = config
         self.catalogue = Catalogue()
         self._demo = DemoApi() if config.demo else None
@@ -100,7 +102,7 @@ class Service:
             persist=config.persist,
             agent_persist=not config.no_store,
             progress=config.progress,
-            fallback_model=self.resolve_model(config.fallback_model) if config.fallback_model else "",
+            fallback_model=fallback_model,
         )
         self._keeper: Keeper | None = None
 
@@ -308,6 +310,16 @@ def _store_folder(config: Config) -> Path | None:
 def turn_limits_of(config: Config) -> TurnLimits:
     """The engine's share of the settings."""
     return TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout, config.tool_timeout)
+
+
+def fallback_model_of(config: Config) -> str:
+    """The CLI's name of `--fallback-model`; empty without one. Raises ConfigError for one that nobody knows."""
+    if not config.fallback_model:
+        return ""
+    resolution = resolve(config.fallback_model, config.model)
+    if resolution.substituted:
+        raise ConfigError(f"--fallback-model {config.fallback_model[:80]}: no model of that name is known")
+    return resolution.cli_model
 
 
 def agent_settings_of(config: Config) -> dict[str, Any]:

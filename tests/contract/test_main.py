@@ -94,6 +94,8 @@ def test_it_serves_until_a_signal_comes(
         (["--no-such-flag"], "--no-such-flag"),
         (["--port", "70000"], "70000"),
         (["--host", "0.0.0.0"], "--api-key"),
+        (["--agent", "--workdir", "/no/such/folder"], "--workdir"),
+        (["--fallback-model", "gpt-x", "--unknown-model", "error"], "--fallback-model gpt-x"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_one_line_and_status_2(
