@@ -609,6 +609,18 @@ def test_a_bug_of_our_own_is_told_and_logged(
     assert proxy.ask("hello").status == 200
 
 
+def test_a_bug_beside_a_leased_child_gives_it_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is: nobody else would ever end the child, or could use it."""
+    proxy = start()
+    engine = type(proxy.service.engine)
+    for name in ("_note_lease", "_translator", "_hand_over"):
+        with monkeypatch.context() as broken:
+            broken.setattr(engine, name, lambda self, turn, *rest: 1 // 0)
+            assert proxy.ask("hello").status == 500
+        wait_until(lambda: proxy.service.fleet.counts().leased == 0, f"the child given up after a bug in {name}")
+    assert proxy.ask("hello").status == 200
+
+
 def test_a_bug_in_a_dialect_is_told_in_the_stream(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
