@@ -374,7 +374,10 @@ def is_root() -> bool:
 
 def read_mcp_servers(file: str) -> list[str]:
     """The names of the MCP servers in a file. Raises OSError, ValueError for a file of another shape."""
-    content = json.loads(expand(file).read_text(encoding="utf-8"))
+    try:
+        content = json.loads(expand(file).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON ({error})") from error
     servers = content.get("mcpServers") if isinstance(content, dict) else None
     if not isinstance(servers, dict) or not all(isinstance(one, dict) for one in servers.values()):
         raise ValueError("it has no object `mcpServers` of servers")
