@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
 from .api.dialect import Dialect
-from .errors import (
+from .core.errors import (
     BadRequest,
     BodyTooLarge,
     InternalError,

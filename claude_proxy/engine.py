@@ -22,8 +22,8 @@ from .claude.parameters import is_open
 from .claude.translator import Translator
 from .claude.turn import answer_turn, prepare_turn
 from .claude.watchdog import Watch, Watchdog
-from .conversation import Message, digest_chain, digest_message, digest_profile
-from .errors import (
+from .core.conversation import Message, digest_chain, digest_message, digest_profile
+from .core.errors import (
     BadRequest,
     ChildDied,
     ChildSilent,
@@ -34,12 +34,12 @@ from .errors import (
     RequestTimedOut,
     UpstreamError,
 )
-from .events import Collector, Completion, Event, MessageEnd, MessageStart
+from .core.events import Collector, Completion, Event, MessageEnd, MessageStart
+from .core.schemas import find_problem
 from .foresight import Foresight
 from .listening import Circle, Listener
 from .rehearsing import foresee
 from .remedies import Attempts, Remedies
-from .schemas import find_problem
 from .sessions import Sessions
 from .turns import Turn
 from .usage import Ledger, Spent

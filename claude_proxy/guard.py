@@ -12,7 +12,7 @@ from werkzeug.datastructures import Headers
 
 from .addresses import is_loopback
 from .config import Config
-from .errors import Forbidden, Unauthorized
+from .core.errors import Forbidden, Unauthorized
 
 EXPOSED_HEADERS = (
     "x-request-id, request-id, retry-after, x-should-retry, server-timing, x-claude-proxy-session, "

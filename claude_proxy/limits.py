@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from .claude.protocol import RateLimitInfo
-from .errors import PlanLimitReached
-from .models import ALIASES
+from .core.errors import PlanLimitReached
+from .core.models import ALIASES
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .activity import Entry, Notice
-from .events import Usage
+from .core.events import Usage
 from .limits import Snapshot
 
 if TYPE_CHECKING:

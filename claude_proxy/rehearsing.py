@@ -4,7 +4,7 @@ In: a turn that was answered. Out: a rehearsal for the fleet, or nothing. What i
 """
 
 from .claude.fleet import Rehearsal
-from .conversation import Message, digest_chain, digest_message, digest_profile
+from .core.conversation import Message, digest_chain, digest_message, digest_profile
 from .foresight import Foresight
 from .sessions import without_thinking
 from .turns import Turn

@@ -16,11 +16,11 @@ from .api.responses import Responses, response_id
 from .api.responses_objects import ConversationObjects, ResponseObjects, parse_flag
 from .api.responses_request import is_responses_shaped, parse_responses_shaped
 from .api.responses_runs import Run, Runs, follow, replay_from
-from .conversation import Message
-from .errors import NotFound, ProxyError
+from .core.conversation import Message
+from .core.errors import NotFound, ProxyError
+from .core.tokens import estimate_conversation
 from .service import Service
 from .serving import End, is_gone, owner_of, read_json, respond, serve
-from .tokens import estimate_conversation
 from .turns import Turn
 
 View = Callable[..., Response]

@@ -14,7 +14,7 @@ from .api.audience import Audience
 from .api.chat_completions import ChatCompletions
 from .api.dialect import Dialect, encode
 from .api.messages import DEFAULT_VERSION, Messages, Signatures, count_tokens
-from .errors import NotFound
+from .core.errors import NotFound
 from .guard import Guard
 from .metrics import CONTENT_TYPE
 from .responses_views import CursorChat, ResponsesViews

@@ -21,13 +21,13 @@ from .claude.keeper import GRACE, Keeper
 from .claude.launcher import Launcher, build_environment
 from .claude.watchdog import Watchdog
 from .config import Config, ConfigError, expand, read_mcp_servers
+from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
+from .core.models import Catalogue, is_alias, resolve
 from .demo import DemoApi
 from .engine import Engine, TurnLimits
-from .errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
 from .limits import PlanLimits, PlanQuestion
 from .listening import Circle
 from .metrics import Gauges, Metrics
-from .models import Catalogue, is_alias, resolve
 from .permissions import Kind as PermissionKind
 from .permissions import Pending, Permissions
 from .responses_store import ResponseBook

@@ -16,7 +16,7 @@ from .api.answering import Answer, Client
 from .api.dialect import Dialect, Parsed
 from .api.modes import asks_for_agent
 from .api.sessions import parse_name, wants_server_history
-from .errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
+from .core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
 from .guard import presented_key
 from .service import Service
 from .sessions import Name, make_owner

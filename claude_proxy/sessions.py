@@ -17,8 +17,8 @@ from urllib.parse import quote
 import msgspec
 
 from .claude.dialogue import Point
-from .conversation import Message, Thinking
-from .errors import QueueFull
+from .core.conversation import Message, Thinking
+from .core.errors import QueueFull
 from .store import Statement, Store
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import msgspec
 from .channel import Channel
 from .claude.dialogue import Dialogue, Profile
 from .claude.watchdog import Watch
-from .conversation import Conversation, Options
-from .errors import ProxyError
-from .events import Event, Usage
+from .core.conversation import Conversation, Options
+from .core.errors import ProxyError
+from .core.events import Event, Usage
 from .sessions import Name, Session
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from .api import permissions, requests
 from .api.answering import Client
 from .api.audience import Audience, watch
 from .api.dialect import encode
-from .errors import AlreadyEnded, NotFound
+from .core.errors import AlreadyEnded, NotFound
 from .service import Service
 from .serving import is_gone, owner_of, read_json
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from claude_proxy.activity import Activity, Entry, Kind, Notice
-from claude_proxy.errors import ChildSilent, ProxyError
+from claude_proxy.core.errors import ChildSilent, ProxyError
 
 AT = 1_700_000_000.0
 

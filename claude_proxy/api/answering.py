@@ -15,8 +15,8 @@ from urllib.parse import quote
 from flask import Response
 
 from ..channel import Closed
-from ..errors import ClientGone, InternalError, ProxyError
-from ..events import Event, collect
+from ..core.errors import ClientGone, InternalError, ProxyError
+from ..core.events import Event, collect
 from ..turns import Turn
 from .dialect import Context, Dialect, Parsed, encode
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flask import Response
 
-from ..errors import QueueFull
+from ..core.errors import QueueFull
 from .answering import DISCONNECT_POLL, Client
 
 LARGEST_AUDIENCE = 16

@@ -7,9 +7,9 @@ document (https://github.com/openai/openai-openapi), and what the SDKs were seen
 from collections.abc import Iterable, Iterator
 from typing import Any, assert_never
 
-from ..conversation import Message, ToolUse
-from ..errors import ProxyError
-from ..events import (
+from ..core.conversation import Message, ToolUse
+from ..core.errors import ProxyError
+from ..core.events import (
     BlockStart,
     BlockStop,
     Completion,

@@ -9,8 +9,8 @@ import binascii
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ..conversation import Base64Source, Document, Image, TextSource, UrlSource
-from ..errors import BadRequest
+from ..core.conversation import Base64Source, Document, Image, TextSource, UrlSource
+from ..core.errors import BadRequest
 
 LARGEST_IMAGE_BYTES = 5 * 1024 * 1024
 LARGEST_PDF_BYTES = 24 * 1024 * 1024

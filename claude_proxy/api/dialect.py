@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ..conversation import Conversation, Message
-from ..errors import BadRequest, ProxyError
-from ..events import Completion, Event
+from ..core.conversation import Conversation, Message
+from ..core.errors import BadRequest, ProxyError
+from ..core.events import Completion, Event
 
 T = TypeVar("T")
 

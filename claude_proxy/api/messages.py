@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, assert_never
 
-from ..conversation import AnswerBlock, Conversation, Message, Text, Thinking, ToolUse
-from ..errors import ProxyError
-from ..events import (
+from ..core.conversation import AnswerBlock, Conversation, Message, Text, Thinking, ToolUse
+from ..core.errors import ProxyError
+from ..core.events import (
     BlockStart,
     BlockStop,
     Completion,
@@ -27,7 +27,7 @@ from ..events import (
     ToolInputDelta,
     Usage,
 )
-from ..tokens import estimate, estimate_conversation
+from ..core.tokens import estimate, estimate_conversation
 from .dialect import Context, Parsed, sse
 from .messages_request import parse_messages, parse_prompt
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..conversation import (
+from ..core.conversation import (
     ContentBlock,
     Document,
     Image,
@@ -23,7 +23,7 @@ from ..conversation import (
     ToolUse,
     UrlSource,
 )
-from ..errors import BadRequest
+from ..core.errors import BadRequest
 from .content import build_document, build_image, decode_base64, parse_image_url, parse_schema
 from .transcript import AnyRole, Entry
 

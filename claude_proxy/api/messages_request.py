@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..conversation import Conversation, Message, Options, ThinkingMode, Tool, ToolChoice
-from ..errors import BadRequest
-from ..schemas import find_flaw
+from ..core.conversation import Conversation, Message, Options, ThinkingMode, Tool, ToolChoice
+from ..core.errors import BadRequest
+from ..core.schemas import find_flaw
 from .dialect import Parsed, decode
 from .messages_content import Block, InputMessage, ModelOf, Reader, ToolSpec, required
 from .transcript import Entry, arrange

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import BadRequest, ModelNotFound
-from ..models import Catalogue
+from ..core.errors import BadRequest, ModelNotFound
+from ..core.models import Catalogue
 
 STARTED = int(time.time())
 DEFAULT_LIMIT, LARGEST_LIMIT = 20, 1000

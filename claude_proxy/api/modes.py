@@ -6,7 +6,7 @@ In: headers, the settings. Out: whether the CLI's own tools run.
 from werkzeug.datastructures import Headers
 
 from ..config import MODES, Config
-from ..errors import BadRequest, Forbidden
+from ..core.errors import BadRequest, Forbidden
 
 HEADER = "X-Claude-Mode"
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..errors import ProxyError
+from ..core.errors import ProxyError
 
 # kind -> (type, code)
 ERROR_WORDS: dict[str, tuple[str, str | None]] = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ..conversation import ContentBlock, Document, Image, Text, ToolResult, ToolUse, UrlSource, parse_tool_input
-from ..errors import BadRequest
+from ..core.conversation import ContentBlock, Document, Image, Text, ToolResult, ToolUse, UrlSource, parse_tool_input
+from ..core.errors import BadRequest
 from .content import build_document, decode_base64, parse_file, parse_image_url
 from .dialect import convert
 from .transcript import AnyRole, Entry

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..conversation import Tool, ToolChoice
-from ..errors import BadRequest
+from ..core.conversation import Tool, ToolChoice
+from ..core.errors import BadRequest
 from .content import parse_schema
 
 MODES: dict[str, Literal["auto", "any", "none"]] = {"auto": "auto", "required": "any", "any": "any", "none": "none"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..activity import Entry, Notice
-from ..errors import BadRequest
+from ..core.errors import BadRequest
 from .dialect import sse
 from .sessions import build_time
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from ..conversation import Message
-from ..errors import BadRequest, NotFound, PreviousResponseNotFound, ProxyError
-from ..events import Completion, Event, MessageEnd
+from ..core.conversation import Message
+from ..core.errors import BadRequest, NotFound, PreviousResponseNotFound, ProxyError
+from ..core.events import Completion, Event, MessageEnd
 from ..responses_store import ResponseBook, StoredResponse, make_item_id
 from .dialect import Context, Parsed, sse
 from .openai import build_error

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from ..conversation import AnswerBlock, Text, Thinking, ToolUse
-from ..errors import ProxyError
-from ..events import (
+from ..core.conversation import AnswerBlock, Text, Thinking, ToolUse
+from ..core.errors import ProxyError
+from ..core.events import (
     BlockStart,
     BlockStop,
     Completion,

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ..conversation import Conversation, Effort, Message, Options, Text, Tool, ToolChoice
-from ..errors import BadRequest
-from ..schemas import find_flaw
+from ..core.conversation import Conversation, Effort, Message, Options, Text, Tool, ToolChoice
+from ..core.errors import BadRequest
+from ..core.schemas import find_flaw
 from .dialect import Parsed, convert, decode
 from .openai_items import Item, is_harmless, join_name, merge, parse_items
 from .openai_tools import ToolSpec, check_names, parse_tool, parse_tool_choice

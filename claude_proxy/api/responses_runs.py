@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from ..channel import Channel
-from ..errors import ClientGone, Interrupted, ProxyError
-from ..events import Event, MessageEnd
+from ..core.errors import ClientGone, Interrupted, ProxyError
+from ..core.events import Event, MessageEnd
 from .answering import DISCONNECT_POLL, Client
 from .responses import render
 from .responses_events import Json, ResponseWriter

@@ -8,7 +8,7 @@ from typing import Any
 
 from werkzeug.datastructures import Headers
 
-from ..errors import BadRequest
+from ..core.errors import BadRequest
 from ..sessions import Name, Record, make_id
 
 LONGEST_NAME = 10_000

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..conversation import ContentBlock, Message, Text, Thinking, ToolResult, ToolUse, plain_id
-from ..errors import BadRequest
+from ..core.conversation import ContentBlock, Message, Text, Thinking, ToolResult, ToolUse, plain_id
+from ..core.errors import BadRequest
 
 AnyRole = Literal["system", "user", "assistant"]
 Entry = tuple[AnyRole, tuple[ContentBlock, ...]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from ..errors import BadRequest
+from ..core.errors import BadRequest
 from ..limits import Snapshot, Window, iso_time
 from ..usage import Report, Sums
 

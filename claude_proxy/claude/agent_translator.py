@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..conversation import Text, Thinking
-from ..errors import Forbidden, UpstreamError
-from ..events import (
+from ..core.conversation import Text, Thinking
+from ..core.errors import Forbidden, UpstreamError
+from ..core.events import (
     BlockStart,
     BlockStop,
     Event,

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ChildDied
+from ..core.errors import ChildDied
 from . import processes
 from .protocol import LineBuffer
 

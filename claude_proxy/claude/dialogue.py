@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from ..conversation import Message, Tool, ToolResult, plain_id
-from ..errors import ProxyError, UpstreamError
-from ..models import CliModel
+from ..core.conversation import Message, Tool, ToolResult, plain_id
+from ..core.errors import ProxyError, UpstreamError
+from ..core.models import CliModel
 from . import outbound, protocol
 from .child import Child
 from .protocol import (

@@ -3,7 +3,7 @@
 In: the message that told of it, and what was told before. Out: a ProxyError. Told apart by fields, never by words.
 """
 
-from ..errors import (
+from ..core.errors import (
     BadRequest,
     BodyTooLarge,
     ContextTooLong,

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..conversation import Message
-from ..errors import CliUnavailable, ProxyError, ShuttingDown
-from ..models import is_alias
+from ..core.conversation import Message
+from ..core.errors import CliUnavailable, ProxyError, ShuttingDown
+from ..core.models import is_alias
 from .dialogue import Dialogue, Point, Profile
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import ProxyError
-from ..models import CliModel
+from ..core.errors import ProxyError
+from ..core.models import CliModel
 from . import processes
 from .child import Child
 from .dialogue import Dialogue, Point, Profile

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import BadRequest, CliUnavailable
+from ..core.errors import BadRequest, CliUnavailable
 from . import locate, processes
 from .agent import AgentOptions
 from .child import Child

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..conversation import AnswerBlock, Text, Thinking, ToolUse
-from ..errors import BadRequest, UpstreamError
-from ..events import (
+from ..core.conversation import AnswerBlock, Text, Thinking, ToolUse
+from ..core.errors import BadRequest, UpstreamError
+from ..core.events import (
     BlockStart,
     BlockStop,
     Event,

@@ -8,8 +8,8 @@ purpose; whatever else happens is an exception, and the child must then be retir
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..conversation import Message
-from ..events import Event
+from ..core.conversation import Message
+from ..core.events import Event
 from .agent_translator import AgentTranslator
 from .dialogue import Dialogue, Profile
 from .protocol import Inbound

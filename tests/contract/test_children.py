@@ -17,7 +17,7 @@ from claude_proxy.claude import launcher, locate, processes
 from claude_proxy.claude.agent import build_options
 from claude_proxy.claude.child import Child
 from claude_proxy.claude.launcher import clear_leftovers
-from claude_proxy.errors import ChildDied, CliUnavailable
+from claude_proxy.core.errors import ChildDied, CliUnavailable
 from tests.fake_cli import Script, install
 from tests.harness import is_alive, wait_until
 

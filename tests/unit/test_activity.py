@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from claude_proxy.activity import Activity, Entry, Notice
-from claude_proxy.errors import ChildSilent, ClientGone, Interrupted, ProxyError, RequestTimedOut, UpstreamError
-from claude_proxy.events import Usage
+from claude_proxy.core.errors import ChildSilent, ClientGone, Interrupted, ProxyError, RequestTimedOut, UpstreamError
+from claude_proxy.core.events import Usage
 from tests.clocks import Clock
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from claude_proxy.api.answering import DISCONNECT_POLL, Client
 from claude_proxy.api.audience import KEEP_ALIVE, LARGEST_AUDIENCE, Audience, watch
-from claude_proxy.errors import QueueFull
+from claude_proxy.core.errors import QueueFull
 
 
 def test_an_audience_is_limited() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from claude_proxy.channel import Channel, Closed
-from claude_proxy.errors import ClientGone, ShuttingDown, UpstreamError
+from claude_proxy.core.errors import ClientGone, ShuttingDown, UpstreamError
 
 
 def test_items_come_out_in_order_and_then_the_end() -> None:

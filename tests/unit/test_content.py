@@ -16,8 +16,8 @@ from claude_proxy.api.content import (
     parse_image_url,
     parse_schema,
 )
-from claude_proxy.conversation import Base64Source, Document, Image, TextSource, UrlSource
-from claude_proxy.errors import BadRequest
+from claude_proxy.core.conversation import Base64Source, Document, Image, TextSource, UrlSource
+from claude_proxy.core.errors import BadRequest
 
 GIF = b"GIF87a gif"
 

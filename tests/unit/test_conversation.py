@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.conversation import (
+from claude_proxy.core.conversation import (
     Base64Source,
     ContentBlock,
     Conversation,

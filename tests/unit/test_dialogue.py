@@ -8,8 +8,8 @@ import pytest
 from claude_proxy.claude.child import Child
 from claude_proxy.claude.dialogue import Dialogue, Point, Profile
 from claude_proxy.claude.protocol import ControlCancel, ControlRequest, PermissionAsk
-from claude_proxy.conversation import user
-from claude_proxy.errors import UpstreamError
+from claude_proxy.core.conversation import user
+from claude_proxy.core.errors import UpstreamError
 from tests.cli_lines import RESULT, Json, read
 
 INIT: Json = {"type": "system", "subtype": "init", "session_id": "s1"}

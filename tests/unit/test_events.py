@@ -2,8 +2,8 @@
 
 import pytest
 
-from claude_proxy.conversation import Text, Thinking, ToolUse
-from claude_proxy.events import (
+from claude_proxy.core.conversation import Text, Thinking, ToolUse
+from claude_proxy.core.events import (
     BlockStart,
     BlockStop,
     Collector,

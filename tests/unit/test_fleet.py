@@ -8,8 +8,8 @@ import pytest
 from claude_proxy.claude.dialogue import Dialogue, Profile
 from claude_proxy.claude.fleet import Counts, Fleet, Limits, Order, fits
 from claude_proxy.claude.keeper import how_ended
-from claude_proxy.conversation import Message, ToolResult, user
-from claude_proxy.errors import ChildDied, CliUnavailable, ShuttingDown
+from claude_proxy.core.conversation import Message, ToolResult, user
+from claude_proxy.core.errors import ChildDied, CliUnavailable, ShuttingDown
 
 PROFILE = Profile("sonnet")
 OTHER = Profile("sonnet", "You are MUSE.")

@@ -4,7 +4,7 @@ import pytest
 from werkzeug.datastructures import Headers
 
 from claude_proxy.config import Config
-from claude_proxy.errors import Forbidden, Unauthorized
+from claude_proxy.core.errors import Forbidden, Unauthorized
 from claude_proxy.guard import Guard, host_name, presented_key
 
 

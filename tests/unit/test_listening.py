@@ -12,9 +12,9 @@ from claude_proxy.claude.dialogue import Dialogue
 from claude_proxy.claude.protocol import ControlCancel, PermissionAsk, parse_line
 from claude_proxy.claude.translator import Translator
 from claude_proxy.claude.watchdog import Watch
-from claude_proxy.conversation import Conversation, user
-from claude_proxy.errors import AlreadyDecided, ChildDied
-from claude_proxy.events import Usage
+from claude_proxy.core.conversation import Conversation, user
+from claude_proxy.core.errors import AlreadyDecided, ChildDied
+from claude_proxy.core.events import Usage
 from claude_proxy.limits import PlanLimits
 from claude_proxy.listening import Circle, Listener
 from claude_proxy.permissions import Permissions

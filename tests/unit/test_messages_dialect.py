@@ -13,7 +13,7 @@ from claude_proxy.api.messages_request import MessagesRequest, parse_messages
 from claude_proxy.claude.outbound import build_message
 from claude_proxy.claude.parameters import Refusals, build_parameters
 from claude_proxy.claude.toolset import Toolset
-from claude_proxy.conversation import (
+from claude_proxy.core.conversation import (
     Base64Source,
     Document,
     Image,
@@ -30,8 +30,8 @@ from claude_proxy.conversation import (
     UrlSource,
     user,
 )
-from claude_proxy.errors import BadRequest, ContextTooLong, Overloaded, ProxyError
-from claude_proxy.events import (
+from claude_proxy.core.errors import BadRequest, ContextTooLong, Overloaded, ProxyError
+from claude_proxy.core.events import (
     BlockStart,
     BlockStop,
     Event,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from claude_proxy.models import Catalogue, CliModel, Resolution, is_alias, resolve
+from claude_proxy.core.models import Catalogue, CliModel, Resolution, is_alias, resolve
 
 NAMES = (
     ("claude-opus-4", "opus"),

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from claude_proxy.api.openai_tools import FunctionSpec, ToolSpec, parse_functions, parse_tool_choice, parse_tools
-from claude_proxy.conversation import Tool, ToolChoice
-from claude_proxy.errors import BadRequest
+from claude_proxy.core.conversation import Tool, ToolChoice
+from claude_proxy.core.errors import BadRequest
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 EMPTY = {"type": "object", "properties": {}}

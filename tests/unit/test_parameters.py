@@ -7,7 +7,7 @@ import pytest
 
 from claude_proxy.claude.parameters import Refusals, build_parameters, close_objects, is_open
 from claude_proxy.claude.toolset import Toolset
-from claude_proxy.conversation import Options, ThinkingMode, Tool, ToolChoice
+from claude_proxy.core.conversation import Options, ThinkingMode, Tool, ToolChoice
 
 OFF: dict[str, Any] = {"thinking": {"type": "disabled"}, "context_management": {"edits": []}}
 TOOLS = Toolset([Tool("f", "d", {"type": "object"}), Tool("g.h", "", {"type": "object"})])

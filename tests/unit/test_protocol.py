@@ -30,7 +30,7 @@ from claude_proxy.claude.protocol import (
     UserLine,
     parse_line,
 )
-from claude_proxy.conversation import (
+from claude_proxy.core.conversation import (
     Base64Source,
     Document,
     Image,

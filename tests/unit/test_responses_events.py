@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from claude_proxy.api.responses_events import ResponseWriter, replay
-from claude_proxy.conversation import Text, Thinking, ToolUse
-from claude_proxy.errors import (
+from claude_proxy.core.conversation import Text, Thinking, ToolUse
+from claude_proxy.core.errors import (
     BadRequest,
     ContextTooLong,
     InternalError,
@@ -17,7 +17,7 @@ from claude_proxy.errors import (
     QueueFull,
     RateLimited,
 )
-from claude_proxy.events import (
+from claude_proxy.core.events import (
     BlockStart,
     BlockStop,
     Event,

@@ -15,7 +15,7 @@ from claude_proxy.api.responses_request import (
     parse_responses_shaped,
     read_request,
 )
-from claude_proxy.conversation import (
+from claude_proxy.core.conversation import (
     Base64Source,
     ContentBlock,
     Document,
@@ -30,7 +30,7 @@ from claude_proxy.conversation import (
     assistant,
     user,
 )
-from claude_proxy.errors import BadRequest
+from claude_proxy.core.errors import BadRequest
 
 Json = dict[str, Any]
 

@@ -7,9 +7,9 @@ import pytest
 from claude_proxy.api.answering import Client
 from claude_proxy.api.responses_events import ResponseWriter
 from claude_proxy.api.responses_runs import Run, Runs, follow, replay_from
-from claude_proxy.conversation import Text
-from claude_proxy.errors import ClientGone, InternalError, Interrupted, ProxyError
-from claude_proxy.events import BlockStart, BlockStop, Event, MessageEnd, MessageStart, TextDelta, Usage
+from claude_proxy.core.conversation import Text
+from claude_proxy.core.errors import ClientGone, InternalError, Interrupted, ProxyError
+from claude_proxy.core.events import BlockStart, BlockStop, Event, MessageEnd, MessageStart, TextDelta, Usage
 
 Json = dict[str, Any]
 

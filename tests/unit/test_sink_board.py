@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.errors import InternalError
+from claude_proxy.core.errors import InternalError
 from claude_proxy.sinks import board as module
 from claude_proxy.sinks.board import Board, Call, Outcome
 from tests.clocks import Clock

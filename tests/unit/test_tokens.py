@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from claude_proxy.conversation import (
+from claude_proxy.core.conversation import (
     Base64Source,
     Conversation,
     Document,
@@ -21,7 +21,13 @@ from claude_proxy.conversation import (
     UrlSource,
     user,
 )
-from claude_proxy.tokens import UNREADABLE_IMAGE_TOKENS, estimate, estimate_conversation, estimate_text, read_image_size
+from claude_proxy.core.tokens import (
+    UNREADABLE_IMAGE_TOKENS,
+    estimate,
+    estimate_conversation,
+    estimate_text,
+    read_image_size,
+)
 
 PROSE = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. "
 CODE = "def add(self, other: Vector) -> Vector:\n    return Vector(self.x + other.x, self.y + other.y)\n"

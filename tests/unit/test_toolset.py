@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.claude.toolset import Toolset, usable_name
-from claude_proxy.conversation import Message, Text, Tool, ToolUse, user
+from claude_proxy.core.conversation import Message, Text, Tool, ToolUse, user
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 

@@ -3,8 +3,18 @@
 import pytest
 
 from claude_proxy.api.transcript import Entry, arrange, mark_system
-from claude_proxy.conversation import Image, Message, Text, Thinking, ToolResult, ToolUse, UrlSource, assistant, user
-from claude_proxy.errors import BadRequest
+from claude_proxy.core.conversation import (
+    Image,
+    Message,
+    Text,
+    Thinking,
+    ToolResult,
+    ToolUse,
+    UrlSource,
+    assistant,
+    user,
+)
+from claude_proxy.core.errors import BadRequest
 
 IMAGE = Image(UrlSource("https://x"))
 

@@ -9,8 +9,8 @@ from claude_proxy.claude import protocol
 from claude_proxy.claude.protocol import Result, parse_line
 from claude_proxy.claude.toolset import Toolset
 from claude_proxy.claude.translator import Translator, merge_usage
-from claude_proxy.conversation import Text, Thinking, Tool, ToolUse
-from claude_proxy.errors import (
+from claude_proxy.core.conversation import Text, Thinking, Tool, ToolUse
+from claude_proxy.core.errors import (
     BadRequest,
     BodyTooLarge,
     ContextTooLong,
@@ -22,7 +22,7 @@ from claude_proxy.errors import (
     RateLimited,
     UpstreamError,
 )
-from claude_proxy.events import (
+from claude_proxy.core.events import (
     BlockStart,
     BlockStop,
     Event,

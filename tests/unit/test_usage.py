@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from claude_proxy.api.usage import build_usage, parse_range
-from claude_proxy.errors import BadRequest
-from claude_proxy.events import Usage
+from claude_proxy.core.errors import BadRequest
+from claude_proxy.core.events import Usage
 from claude_proxy.limits import Snapshot, Window
 from claude_proxy.store import MIGRATIONS, Store
 from claude_proxy.usage import DAYS_KEPT, Ledger, Report, Spent, Sums

@@ -7,8 +7,8 @@ import pytest
 
 from claude_proxy.activity import Activity
 from claude_proxy.api import permissions, requests
-from claude_proxy.errors import BadRequest, ChildDied
-from claude_proxy.events import Usage
+from claude_proxy.core.errors import BadRequest, ChildDied
+from claude_proxy.core.events import Usage
 from claude_proxy.permissions import Permissions
 from tests.clocks import Clock
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from claude_proxy.errors import QueueFull, ShuttingDown
+from claude_proxy.core.errors import QueueFull, ShuttingDown
 from claude_proxy.workers import WorkerPool
 
 
