@@ -18,10 +18,10 @@ from .activity import Activity
 from .claude.agent_translator import AgentTranslator
 from .claude.dialogue import Dialogue, Profile
 from .claude.fleet import Fleet
-from .claude.parameters import is_open
 from .claude.translator import Translator
 from .claude.turn import answer_turn, prepare_turn
 from .claude.watchdog import Watch, Watchdog
+from .claude.wire.parameters import is_open
 from .core.conversation import Message, digest_chain, digest_message, digest_profile
 from .core.errors import (
     BadRequest,

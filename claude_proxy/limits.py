@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from .claude.protocol import RateLimitInfo
+from .claude.wire.protocol import RateLimitInfo
 from .core.errors import PlanLimitReached
 from .core.models import ALIASES
 

@@ -13,8 +13,8 @@ from .activity import Activity
 from .claude.agent_translator import AgentTranslator
 from .claude.dialogue import Dialogue
 from .claude.progress import describe
-from .claude.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
 from .claude.translator import Translator
+from .claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
 from .limits import PlanLimits
 from .permissions import Decision, Permissions
 from .turns import Turn

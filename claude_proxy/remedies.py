@@ -7,7 +7,7 @@ to refuse is left out from then on, as long as the proxy runs.
 import threading
 from dataclasses import dataclass, field, replace
 
-from .claude.parameters import Parameters, Refusals, build_parameters
+from .claude.wire.parameters import Parameters, Refusals, build_parameters
 from .turns import Turn
 
 

@@ -24,10 +24,11 @@ from ..core.events import (
     ThinkingDelta,
     Usage,
 )
-from . import protocol
 from .failures import FINAL_STATUSES, classify_result, classify_retry
 from .progress import Running, describe, ended_line, failure_of, started_line
-from .protocol import (
+from .translator import SYNTHETIC, merge_usage
+from .wire import protocol
+from .wire.protocol import (
     ApiEvent,
     ApiRetry,
     Assistant,
@@ -40,7 +41,6 @@ from .protocol import (
     StreamEvent,
     UserLine,
 )
-from .translator import SYNTHETIC, merge_usage
 
 Happening = tuple[Literal["tool_started", "tool_ended"], dict[str, Any]]
 Shape = Literal["text", "thinking", "progress"]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..core.errors import ChildDied
 from . import processes
-from .protocol import LineBuffer
+from .wire.protocol import LineBuffer
 
 log = logging.getLogger(__name__)
 

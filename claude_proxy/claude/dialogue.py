@@ -17,9 +17,9 @@ import msgspec
 from ..core.conversation import Message, Tool, ToolResult, plain_id
 from ..core.errors import ProxyError, UpstreamError
 from ..core.models import CliModel
-from . import outbound, protocol
 from .child import Child
-from .protocol import (
+from .wire import outbound, protocol
+from .wire.protocol import (
     Assistant,
     ControlAnswer,
     ControlCancel,
@@ -34,7 +34,7 @@ from .protocol import (
     ToolProgress,
     UserLine,
 )
-from .toolset import LARGEST_RESULT, Toolset
+from .wire.toolset import LARGEST_RESULT, Toolset
 
 log = logging.getLogger(__name__)
 

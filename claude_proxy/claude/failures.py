@@ -16,7 +16,7 @@ from ..core.errors import (
     UpstreamError,
 )
 from .locate import build_advice
-from .protocol import ApiRetry, Assistant, RateLimitInfo, Result
+from .wire.protocol import ApiRetry, Assistant, RateLimitInfo, Result
 
 TOO_LONG = frozenset(("blocking_limit", "prompt_too_long"))
 

@@ -23,9 +23,10 @@ from ..core.events import (
     ToolInputDelta,
     Usage,
 )
-from . import protocol
 from .failures import FINAL_STATUSES, classify_result, classify_retry
-from .protocol import (
+from .stops import StopScanner
+from .wire import protocol
+from .wire.protocol import (
     ApiEvent,
     ApiRetry,
     Assistant,
@@ -39,8 +40,7 @@ from .protocol import (
     ToolCall,
     UserLine,
 )
-from .stops import StopScanner
-from .toolset import Toolset
+from .wire.toolset import Toolset
 
 SYNTHETIC = "<synthetic>"
 

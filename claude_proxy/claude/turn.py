@@ -12,8 +12,8 @@ from ..core.conversation import Message
 from ..core.events import Event
 from .agent_translator import AgentTranslator
 from .dialogue import Dialogue, Profile
-from .protocol import Inbound
 from .translator import Translator
+from .wire.protocol import Inbound
 
 
 def prepare_turn(

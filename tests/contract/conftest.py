@@ -11,7 +11,7 @@ import pytest
 
 from claude_proxy import service
 from claude_proxy.claude import keeper
-from claude_proxy.claude.protocol import RateLimitInfo
+from claude_proxy.claude.wire.protocol import RateLimitInfo
 from tests.fake_cli import Script, kill_everything
 from tests.harness import Proxy
 from tests.leaks import temporary_folder

@@ -11,7 +11,7 @@ import openai
 import pydantic
 import pytest
 
-from claude_proxy.claude.toolset import LARGEST_RESULT, usable_name
+from claude_proxy.claude.wire.toolset import LARGEST_RESULT, usable_name
 from tests import schema
 from tests.fake_cli import Process
 from tests.harness import (

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 from anthropic.types import ToolUseBlock
 
-from claude_proxy.claude.toolset import usable_name
+from claude_proxy.claude.wire.toolset import usable_name
 from tests.e2e.conftest import Start
 from tests.e2e.real import RealProxy
 from tests.harness import Json

@@ -7,7 +7,7 @@ import pytest
 
 from claude_proxy.claude.child import Child
 from claude_proxy.claude.dialogue import Dialogue, Point, Profile
-from claude_proxy.claude.protocol import ControlCancel, ControlRequest, PermissionAsk
+from claude_proxy.claude.wire.protocol import ControlCancel, ControlRequest, PermissionAsk
 from claude_proxy.core.conversation import user
 from claude_proxy.core.errors import UpstreamError
 from tests.cli_lines import RESULT, Json, read

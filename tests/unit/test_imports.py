@@ -14,6 +14,7 @@ ROOMS = (
     ("__init__", "addresses", "values"),
     ("core",),
     ("config", "logs"),
+    ("claude.wire",),
     ("claude",),
     ("storage", "store", "sessions", "responses_store", "usage"),
     ("monitoring", "activity", "permissions", "limits", "metrics"),

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from claude_proxy.claude.protocol import RateLimit, RateLimitInfo, parse_line
+from claude_proxy.claude.wire.protocol import RateLimit, RateLimitInfo, parse_line
 from claude_proxy.limits import ANSWER_TIMEOUT, ASK_INTERVAL, PlanLimits, PlanQuestion, concerns
 from tests.clocks import Clock
 

@@ -9,9 +9,9 @@ import pytest
 from claude_proxy.activity import Activity
 from claude_proxy.claude.agent_translator import AgentTranslator
 from claude_proxy.claude.dialogue import Dialogue
-from claude_proxy.claude.protocol import ControlCancel, PermissionAsk, parse_line
 from claude_proxy.claude.translator import Translator
 from claude_proxy.claude.watchdog import Watch
+from claude_proxy.claude.wire.protocol import ControlCancel, PermissionAsk, parse_line
 from claude_proxy.core.conversation import Conversation, user
 from claude_proxy.core.errors import AlreadyDecided, ChildDied
 from claude_proxy.core.events import Usage

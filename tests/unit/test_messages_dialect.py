@@ -10,9 +10,9 @@ import pytest
 from claude_proxy.api.dialect import Context, Parsed
 from claude_proxy.api.messages import Messages, Signatures, build_usage, context_window, count_tokens
 from claude_proxy.api.messages_request import MessagesRequest, parse_messages
-from claude_proxy.claude.outbound import build_message
-from claude_proxy.claude.parameters import Refusals, build_parameters
-from claude_proxy.claude.toolset import Toolset
+from claude_proxy.claude.wire.outbound import build_message
+from claude_proxy.claude.wire.parameters import Refusals, build_parameters
+from claude_proxy.claude.wire.toolset import Toolset
 from claude_proxy.core.conversation import (
     Base64Source,
     Document,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.parameters import Refusals, build_parameters, close_objects, is_open
-from claude_proxy.claude.toolset import Toolset
+from claude_proxy.claude.wire.parameters import Refusals, build_parameters, close_objects, is_open
+from claude_proxy.claude.wire.toolset import Toolset
 from claude_proxy.core.conversation import Options, ThinkingMode, Tool, ToolChoice
 
 OFF: dict[str, Any] = {"thinking": {"type": "disabled"}, "context_management": {"edits": []}}

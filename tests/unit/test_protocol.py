@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.claude import outbound, protocol
-from claude_proxy.claude.outbound import build_message, build_tool_answer, is_deliverable
-from claude_proxy.claude.protocol import (
+from claude_proxy.claude.wire import outbound, protocol
+from claude_proxy.claude.wire.outbound import build_message, build_tool_answer, is_deliverable
+from claude_proxy.claude.wire.protocol import (
     ApiRetry,
     Assistant,
     ControlCancel,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.parameters import Refusals
+from claude_proxy.claude.wire.parameters import Refusals
 from claude_proxy.core.conversation import Conversation, Options, ThinkingMode, assistant, user
 from claude_proxy.remedies import Attempts, Remedies
 from claude_proxy.turns import Turn

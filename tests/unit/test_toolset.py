@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.claude.toolset import Toolset, usable_name
+from claude_proxy.claude.wire.toolset import Toolset, usable_name
 from claude_proxy.core.conversation import Message, Text, Tool, ToolUse, user
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude import protocol
-from claude_proxy.claude.protocol import Result, parse_line
-from claude_proxy.claude.toolset import Toolset
 from claude_proxy.claude.translator import Translator, merge_usage
+from claude_proxy.claude.wire import protocol
+from claude_proxy.claude.wire.protocol import Result, parse_line
+from claude_proxy.claude.wire.toolset import Toolset
 from claude_proxy.core.conversation import Text, Thinking, Tool, ToolUse
 from claude_proxy.core.errors import (
     BadRequest,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.conversation import ContentBlock, Message, Tool, ToolUse
+from ...core.conversation import ContentBlock, Message, Tool, ToolUse
 
 SERVER = "client"
 LARGEST_RESULT = 490_000

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.conversation import Base64Source, ContentBlock, Document, Image, Message, Text, Thinking, ToolResult
+from ...core.conversation import Base64Source, ContentBlock, Document, Image, Message, Text, Thinking, ToolResult
 from .protocol import PermissionAsk, ToolCall
 
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..core.conversation import Options, ThinkingMode, ToolChoice
+from ...core.conversation import Options, ThinkingMode, ToolChoice
 from .toolset import Toolset
 
 LARGEST_TEMPERATURE = 1.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.errors import UpstreamError
+from ...core.errors import UpstreamError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 
