@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from claude_proxy.claude.launcher import ADDED_VARIABLES, CHAT_FLAGS
-from claude_proxy.claude.locate import find
+from claude_proxy.claude.process.locate import find
 
 STREAM_FLAGS = ("--output-format", "stream-json", "--verbose", "--include-partial-messages")
 START_TIMEOUT = 60.0

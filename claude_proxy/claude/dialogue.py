@@ -17,7 +17,7 @@ import msgspec
 from ..core.conversation import Message, Tool, ToolResult, plain_id
 from ..core.errors import ProxyError, UpstreamError
 from ..core.models import CliModel
-from .child import Child
+from .process.child import Child
 from .wire import outbound, protocol
 from .wire.protocol import (
     Assistant,

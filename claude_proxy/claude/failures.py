@@ -15,7 +15,7 @@ from ..core.errors import (
     RateLimited,
     UpstreamError,
 )
-from .locate import build_advice
+from .process.locate import build_advice
 from .wire.protocol import ApiRetry, Assistant, RateLimitInfo, Result
 
 TOO_LONG = frozenset(("blocking_limit", "prompt_too_long"))

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..core.errors import BadRequest, CliUnavailable
-from . import locate, processes
 from .agent import AgentOptions
-from .child import Child
 from .dialogue import Dialogue, Point
-from .locate import Installation, Login
+from .process import locate, processes
+from .process.child import Child
+from .process.locate import Installation, Login
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude import child as child_module
-from claude_proxy.claude import launcher, locate, processes
+from claude_proxy.claude import launcher
 from claude_proxy.claude.agent import build_options
-from claude_proxy.claude.child import Child
 from claude_proxy.claude.launcher import clear_leftovers
+from claude_proxy.claude.process import child as child_module
+from claude_proxy.claude.process import locate, processes
+from claude_proxy.claude.process.child import Child
 from claude_proxy.core.errors import ChildDied, CliUnavailable
 from tests.fake_cli import Script, install
 from tests.harness import is_alive, wait_until

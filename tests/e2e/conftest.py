@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude import locate
+from claude_proxy.claude.process import locate
 from claude_proxy.core.errors import CliUnavailable
 from tests.e2e.real import Program, RealProxy, temporary_folder_at
 from tests.harness import nothing_left_behind

@@ -15,6 +15,7 @@ ROOMS = (
     ("core",),
     ("config", "logs"),
     ("claude.wire",),
+    ("claude.process",),
     ("claude",),
     ("storage", "store", "sessions", "responses_store", "usage"),
     ("monitoring", "activity", "permissions", "limits", "metrics"),
@@ -177,10 +178,13 @@ def test_dialects_and_what_lies_below_them_know_no_web_framework() -> None:
 
 
 def test_one_module_starts_children() -> None:
-    """`Popen` in `claude.child` alone; two others run a command and wait for its end."""
+    """`Popen` in `claude.process.child` alone; two others run a command and wait for its end."""
     used = {module: read_attributes(path, "subprocess") for module, path in MODULES.items()}
-    assert {module for module, names in used.items() if "Popen" in names} == {"claude.child"}
-    assert {module for module, names in used.items() if "run" in names} <= {"claude.locate", "claude.processes"}
+    assert {module for module, names in used.items() if "Popen" in names} == {"claude.process.child"}
+    assert {module for module, names in used.items() if "run" in names} <= {
+        "claude.process.locate",
+        "claude.process.processes",
+    }
     allowed = {"Popen", "run", "DEVNULL", "PIPE", "STDOUT", "TimeoutExpired", "SubprocessError", "CompletedProcess"}
     assert set().union(*used.values()) <= allowed
     starters = {"fork", "forkpty", "system", "popen", "posix_spawn", "posix_spawnp"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.processes import started_at
+from claude_proxy.claude.process.processes import started_at
 from claude_proxy.responses_store import ResponseBook, StoredResponse, make_item_id
 from claude_proxy.store import Store
 from tests.clocks import Clock

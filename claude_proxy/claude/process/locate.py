@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.errors import CliUnavailable
+from ...core.errors import CliUnavailable
 
 # The oldest release that was seen to take everything that is sent to it (client_composed, shouldQuery, manifests).
 MINIMUM = (2, 1, 329)

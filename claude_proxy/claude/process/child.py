@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..core.errors import ChildDied
+from ...core.errors import ChildDied
+from ..wire.protocol import LineBuffer
 from . import processes
-from .wire.protocol import LineBuffer
 
 log = logging.getLogger(__name__)
 
