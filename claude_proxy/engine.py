@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from .activity import Activity
-from .claude.agent_translator import AgentTranslator
-from .claude.dialogue import Dialogue, Profile
 from .claude.fleet import Fleet
-from .claude.translator import Translator
-from .claude.turn import answer_turn, prepare_turn
+from .claude.turn.agent_translator import AgentTranslator
+from .claude.turn.ask import answer_turn, prepare_turn
+from .claude.turn.connection import Dialogue, Profile
+from .claude.turn.translator import Translator
 from .claude.watchdog import Watch, Watchdog
 from .claude.wire.parameters import is_open
 from .core.conversation import Message, digest_chain, digest_message, digest_profile

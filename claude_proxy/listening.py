@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from math import inf
 
 from .activity import Activity
-from .claude.agent_translator import AgentTranslator
-from .claude.dialogue import Dialogue
-from .claude.progress import describe
-from .claude.translator import Translator
+from .claude.turn.agent_translator import AgentTranslator
+from .claude.turn.connection import Dialogue
+from .claude.turn.progress import describe
+from .claude.turn.translator import Translator
 from .claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
 from .limits import PlanLimits
 from .permissions import Decision, Permissions

@@ -15,11 +15,11 @@ from . import sinks
 from .activity import Activity
 from .claude import launcher
 from .claude.agent import AGENT_VARIABLES, build_options
-from .claude.dialogue import Profile
 from .claude.fleet import Counts, Fleet, Limits
 from .claude.keeper import GRACE, Keeper
 from .claude.launcher import Launcher, build_environment
 from .claude.process import locate
+from .claude.turn.connection import Profile
 from .claude.watchdog import Watchdog
 from .config import Config, ConfigError, expand, read_mcp_servers
 from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from .claude.dialogue import Point
+from .claude.turn.connection import Point
 from .core.conversation import Message, Thinking
 from .core.errors import QueueFull
 from .store import Statement, Store

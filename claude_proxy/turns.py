@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from .channel import Channel
-from .claude.dialogue import Dialogue, Profile
+from .claude.turn.connection import Dialogue, Profile
 from .claude.watchdog import Watch
 from .core.conversation import Conversation, Options
 from .core.errors import ProxyError

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from claude_proxy.claude.agent_translator import AgentTranslator
-from claude_proxy.claude.translator import Translator
+from claude_proxy.claude.turn.agent_translator import AgentTranslator
+from claude_proxy.claude.turn.translator import Translator
 from claude_proxy.claude.wire.protocol import parse_line
 from claude_proxy.core.events import BlockStart, BlockStop, Completion, Event, MessageEnd, MessageStart, collect
 

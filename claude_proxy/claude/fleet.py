@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ..core.conversation import Message
 from ..core.errors import CliUnavailable, ProxyError, ShuttingDown
 from ..core.models import is_alias
-from .dialogue import Dialogue, Point, Profile
+from .turn.connection import Dialogue, Point, Profile
 
 log = logging.getLogger(__name__)
 

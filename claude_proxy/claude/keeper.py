@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from ..core.errors import ProxyError
 from ..core.models import CliModel
-from .dialogue import Dialogue, Point, Profile
 from .fleet import Fleet, Order
 from .launcher import Launcher
 from .process import processes
 from .process.child import Child
+from .turn.connection import Dialogue, Point, Profile
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from ..core.errors import BadRequest, CliUnavailable
 from .agent import AgentOptions
-from .dialogue import Dialogue, Point
 from .process import locate, processes
 from .process.child import Child
 from .process.locate import Installation, Login
+from .turn.connection import Dialogue, Point
 
 log = logging.getLogger(__name__)
 

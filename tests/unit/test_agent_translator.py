@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.agent_translator import AgentTranslator
+from claude_proxy.claude.turn.agent_translator import AgentTranslator
 from claude_proxy.core.conversation import Text, Thinking
 from claude_proxy.core.errors import NotAuthenticated, PlanLimitReached, ProxyError, RateLimited, UpstreamError
 from claude_proxy.core.events import BlockStart, Completion, MessageEnd, SignatureDelta, TextDelta, ThinkingDelta, Usage

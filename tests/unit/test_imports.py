@@ -16,6 +16,7 @@ ROOMS = (
     ("config", "logs"),
     ("claude.wire",),
     ("claude.process",),
+    ("claude.turn",),
     ("claude",),
     ("storage", "store", "sessions", "responses_store", "usage"),
     ("monitoring", "activity", "permissions", "limits", "metrics"),

@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from claude_proxy.activity import Activity
-from claude_proxy.claude.agent_translator import AgentTranslator
-from claude_proxy.claude.dialogue import Dialogue
-from claude_proxy.claude.translator import Translator
+from claude_proxy.claude.turn.agent_translator import AgentTranslator
+from claude_proxy.claude.turn.connection import Dialogue
+from claude_proxy.claude.turn.translator import Translator
 from claude_proxy.claude.watchdog import Watch
 from claude_proxy.claude.wire.protocol import ControlCancel, PermissionAsk, parse_line
 from claude_proxy.core.conversation import Conversation, user

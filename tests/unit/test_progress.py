@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.progress import (
+from claude_proxy.claude.turn.progress import (
     LONGEST_LABEL,
     LONGEST_REASON,
     TELLING,

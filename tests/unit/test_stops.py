@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.claude.stops import StopScanner
+from claude_proxy.claude.turn.stops import StopScanner
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 In: the message that told of it, and what was told before. Out: a ProxyError. Told apart by fields, never by words.
 """
 
-from ..core.errors import (
+from ...core.errors import (
     BadRequest,
     BodyTooLarge,
     ContextTooLong,
@@ -15,8 +15,8 @@ from ..core.errors import (
     RateLimited,
     UpstreamError,
 )
-from .process.locate import build_advice
-from .wire.protocol import ApiRetry, Assistant, RateLimitInfo, Result
+from ..process.locate import build_advice
+from ..wire.protocol import ApiRetry, Assistant, RateLimitInfo, Result
 
 TOO_LONG = frozenset(("blocking_limit", "prompt_too_long"))
 

@@ -8,12 +8,12 @@ purpose; whatever else happens is an exception, and the child must then be retir
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..core.conversation import Message
-from ..core.events import Event
+from ...core.conversation import Message
+from ...core.events import Event
+from ..wire.protocol import Inbound
 from .agent_translator import AgentTranslator
-from .dialogue import Dialogue, Profile
+from .connection import Dialogue, Profile
 from .translator import Translator
-from .wire.protocol import Inbound
 
 
 def prepare_turn(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..core.conversation import AnswerBlock, Text, Thinking, ToolUse
-from ..core.errors import BadRequest, UpstreamError
-from ..core.events import (
+from ...core.conversation import AnswerBlock, Text, Thinking, ToolUse
+from ...core.errors import BadRequest, UpstreamError
+from ...core.events import (
     BlockStart,
     BlockStop,
     Event,
@@ -23,10 +23,8 @@ from ..core.events import (
     ToolInputDelta,
     Usage,
 )
-from .failures import FINAL_STATUSES, classify_result, classify_retry
-from .stops import StopScanner
-from .wire import protocol
-from .wire.protocol import (
+from ..wire import protocol
+from ..wire.protocol import (
     ApiEvent,
     ApiRetry,
     Assistant,
@@ -40,7 +38,9 @@ from .wire.protocol import (
     ToolCall,
     UserLine,
 )
-from .wire.toolset import Toolset
+from ..wire.toolset import Toolset
+from .failures import FINAL_STATUSES, classify_result, classify_retry
+from .stops import StopScanner
 
 SYNTHETIC = "<synthetic>"
 

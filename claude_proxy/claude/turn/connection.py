@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from ..core.conversation import Message, Tool, ToolResult, plain_id
-from ..core.errors import ProxyError, UpstreamError
-from ..core.models import CliModel
-from .process.child import Child
-from .wire import outbound, protocol
-from .wire.protocol import (
+from ...core.conversation import Message, Tool, ToolResult, plain_id
+from ...core.errors import ProxyError, UpstreamError
+from ...core.models import CliModel
+from ..process.child import Child
+from ..wire import outbound, protocol
+from ..wire.protocol import (
     Assistant,
     ControlAnswer,
     ControlCancel,
@@ -34,7 +34,7 @@ from .wire.protocol import (
     ToolProgress,
     UserLine,
 )
-from .wire.toolset import LARGEST_RESULT, Toolset
+from ..wire.toolset import LARGEST_RESULT, Toolset
 
 log = logging.getLogger(__name__)
 

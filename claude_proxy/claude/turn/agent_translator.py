@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..core.conversation import Text, Thinking
-from ..core.errors import Forbidden, UpstreamError
-from ..core.events import (
+from ...core.conversation import Text, Thinking
+from ...core.errors import Forbidden, UpstreamError
+from ...core.events import (
     BlockStart,
     BlockStop,
     Event,
@@ -24,11 +24,8 @@ from ..core.events import (
     ThinkingDelta,
     Usage,
 )
-from .failures import FINAL_STATUSES, classify_result, classify_retry
-from .progress import Running, describe, ended_line, failure_of, started_line
-from .translator import SYNTHETIC, merge_usage
-from .wire import protocol
-from .wire.protocol import (
+from ..wire import protocol
+from ..wire.protocol import (
     ApiEvent,
     ApiRetry,
     Assistant,
@@ -41,6 +38,9 @@ from .wire.protocol import (
     StreamEvent,
     UserLine,
 )
+from .failures import FINAL_STATUSES, classify_result, classify_retry
+from .progress import Running, describe, ended_line, failure_of, started_line
+from .translator import SYNTHETIC, merge_usage
 
 Happening = tuple[Literal["tool_started", "tool_ended"], dict[str, Any]]
 Shape = Literal["text", "thinking", "progress"]
