@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claude_proxy.claude.launcher import ADDED_VARIABLES, CHAT_FLAGS
+from claude_proxy.claude.fleet.launcher import ADDED_VARIABLES, CHAT_FLAGS
 from claude_proxy.claude.process.locate import find
 
 STREAM_FLAGS = ("--output-format", "stream-json", "--verbose", "--include-partial-messages")

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from .activity import Activity
-from .claude.fleet import Fleet
+from .claude.fleet.fleet import Fleet
 from .claude.turn.agent_translator import AgentTranslator
 from .claude.turn.ask import answer_turn, prepare_turn
 from .claude.turn.connection import Dialogue, Profile

@@ -3,7 +3,7 @@
 In: a turn that was answered. Out: a rehearsal for the fleet, or nothing. What is learnt is in `foresight`.
 """
 
-from .claude.fleet import Rehearsal
+from .claude.fleet.fleet import Rehearsal
 from .core.conversation import Message, digest_chain, digest_message, digest_profile
 from .foresight import Foresight
 from .sessions import without_thinking

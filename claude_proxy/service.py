@@ -13,11 +13,11 @@ from typing import Any
 
 from . import sinks
 from .activity import Activity
-from .claude import launcher
-from .claude.agent import AGENT_VARIABLES, build_options
-from .claude.fleet import Counts, Fleet, Limits
-from .claude.keeper import GRACE, Keeper
-from .claude.launcher import Launcher, build_environment
+from .claude.fleet import launcher
+from .claude.fleet.agent_flags import AGENT_VARIABLES, build_options
+from .claude.fleet.fleet import Counts, Fleet, Limits
+from .claude.fleet.keeper import GRACE, Keeper
+from .claude.fleet.launcher import Launcher, build_environment
 from .claude.process import locate
 from .claude.turn.connection import Profile
 from .claude.watchdog import Watchdog

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from claude_proxy.app import create_app
-from claude_proxy.claude.fleet import Counts
+from claude_proxy.claude.fleet.fleet import Counts
 from claude_proxy.config import Config
 from claude_proxy.server import Server
 from claude_proxy.service import Service

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from claude_proxy import service
-from claude_proxy.claude import keeper
+from claude_proxy.claude.fleet import keeper
 from claude_proxy.claude.wire.protocol import RateLimitInfo
 from tests.fake_cli import Script, kill_everything
 from tests.harness import Proxy

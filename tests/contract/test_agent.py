@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.agent import AGENT_VARIABLES
-from claude_proxy.claude.fleet import Counts
+from claude_proxy.claude.fleet.agent_flags import AGENT_VARIABLES
+from claude_proxy.claude.fleet.fleet import Counts
 from tests.contract.conftest import Start
 from tests.fake_cli import Script
 from tests.harness import (

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from claude_proxy.claude import keeper
+from claude_proxy.claude.fleet import keeper
 from tests import schema
 from tests.fake_cli import Script
 from tests.harness import (

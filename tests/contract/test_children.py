@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude import launcher
-from claude_proxy.claude.agent import build_options
-from claude_proxy.claude.launcher import clear_leftovers
+from claude_proxy.claude.fleet import launcher
+from claude_proxy.claude.fleet.agent_flags import build_options
+from claude_proxy.claude.fleet.launcher import clear_leftovers
 from claude_proxy.claude.process import child as child_module
 from claude_proxy.claude.process import locate, processes
 from claude_proxy.claude.process.child import Child

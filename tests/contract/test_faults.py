@@ -16,7 +16,7 @@ from typing import Any
 import openai
 import pytest
 
-from claude_proxy.claude import keeper
+from claude_proxy.claude.fleet import keeper
 from tests.fake_cli import Script, install, kill_everything, read_log, wait_for_log
 from tests.harness import (
     DEADLINE,

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.agent import BASE_FLAGS, DEFAULT_ALLOWED, ISOLATION_FLAGS, build_options, split_rules
+from claude_proxy.claude.fleet.agent_flags import (
+    BASE_FLAGS,
+    DEFAULT_ALLOWED,
+    ISOLATION_FLAGS,
+    build_options,
+    split_rules,
+)
 from claude_proxy.config import PERMISSION_MODES
 
 USUAL = "Bash,Read,Write,Edit,Glob,Grep,WebSearch,WebFetch"

@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from claude_proxy.claude.fleet import Counts, Fleet, Limits, Order, fits
-from claude_proxy.claude.keeper import how_ended
+from claude_proxy.claude.fleet.fleet import Counts, Fleet, Limits, Order, fits
+from claude_proxy.claude.fleet.keeper import how_ended
 from claude_proxy.claude.turn.connection import Dialogue, Profile
 from claude_proxy.core.conversation import Message, ToolResult, user
 from claude_proxy.core.errors import ChildDied, CliUnavailable, ShuttingDown

@@ -17,6 +17,7 @@ ROOMS = (
     ("claude.wire",),
     ("claude.process",),
     ("claude.turn",),
+    ("claude.fleet",),
     ("claude",),
     ("storage", "store", "sessions", "responses_store", "usage"),
     ("monitoring", "activity", "permissions", "limits", "metrics"),

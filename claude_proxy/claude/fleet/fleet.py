@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..core.conversation import Message
-from ..core.errors import CliUnavailable, ProxyError, ShuttingDown
-from ..core.models import is_alias
-from .turn.connection import Dialogue, Point, Profile
+from ...core.conversation import Message
+from ...core.errors import CliUnavailable, ProxyError, ShuttingDown
+from ...core.models import is_alias
+from ..turn.connection import Dialogue, Point, Profile
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..core.errors import BadRequest, CliUnavailable
-from .agent import AgentOptions
-from .process import locate, processes
-from .process.child import Child
-from .process.locate import Installation, Login
-from .turn.connection import Dialogue, Point
+from ...core.errors import BadRequest, CliUnavailable
+from ..process import locate, processes
+from ..process.child import Child
+from ..process.locate import Installation, Login
+from ..turn.connection import Dialogue, Point
+from .agent_flags import AgentOptions
 
 log = logging.getLogger(__name__)
 

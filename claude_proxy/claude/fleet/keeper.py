@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..core.errors import ProxyError
-from ..core.models import CliModel
+from ...core.errors import ProxyError
+from ...core.models import CliModel
+from ..process import processes
+from ..process.child import Child
+from ..turn.connection import Dialogue, Point, Profile
 from .fleet import Fleet, Order
 from .launcher import Launcher
-from .process import processes
-from .process.child import Child
-from .turn.connection import Dialogue, Point, Profile
 
 log = logging.getLogger(__name__)
 
