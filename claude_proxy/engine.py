@@ -40,9 +40,9 @@ from .foresight import Foresight
 from .listening import Circle, Listener
 from .rehearsing import foresee
 from .remedies import Attempts, Remedies
-from .sessions import Sessions
+from .storage.ledger import Ledger, Spent
+from .storage.sessions import Sessions
 from .turns import Turn
-from .usage import Ledger, Spent
 from .workers import WorkerPool
 
 log = logging.getLogger(__name__)

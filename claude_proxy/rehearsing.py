@@ -6,7 +6,7 @@ In: a turn that was answered. Out: a rehearsal for the fleet, or nothing. What i
 from .claude.fleet.fleet import Rehearsal
 from .core.conversation import Message, digest_chain, digest_message, digest_profile
 from .foresight import Foresight
-from .sessions import without_thinking
+from .storage.sessions import without_thinking
 from .turns import Turn
 
 

@@ -20,7 +20,7 @@ from .metrics import CONTENT_TYPE
 from .responses_views import CursorChat, ResponsesViews
 from .service import Service
 from .serving import owner_of, read_json, serve
-from .sessions import Record
+from .storage.sessions import Record
 from .watch_views import WatchViews
 
 View = Callable[..., Response]

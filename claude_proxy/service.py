@@ -31,11 +31,11 @@ from .listening import Circle
 from .metrics import Gauges, Metrics
 from .permissions import Kind as PermissionKind
 from .permissions import Pending, Permissions
-from .responses_store import ResponseBook
-from .sessions import Sessions, Turnstile
-from .store import Store
+from .storage.ledger import Ledger
+from .storage.responses import ResponseBook
+from .storage.sessions import Sessions, Turnstile
+from .storage.store import Store
 from .turns import Turn
-from .usage import Ledger
 from .workers import WorkerPool
 
 log = logging.getLogger(__name__)

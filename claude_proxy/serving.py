@@ -19,7 +19,7 @@ from .api.sessions import parse_name, wants_server_history
 from .core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
 from .guard import presented_key
 from .service import Service
-from .sessions import Name, make_owner
+from .storage.sessions import Name, make_owner
 from .turns import Turn
 
 log = logging.getLogger(__name__)

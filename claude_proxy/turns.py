@@ -19,7 +19,7 @@ from .claude.watchdog import Watch
 from .core.conversation import Conversation, Options
 from .core.errors import ProxyError
 from .core.events import Event, Usage
-from .sessions import Name, Session
+from .storage.sessions import Name, Session
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import msgspec
 from ..core.conversation import Message
 from ..core.errors import BadRequest, NotFound, PreviousResponseNotFound, ProxyError
 from ..core.events import Completion, Event, MessageEnd
-from ..responses_store import ResponseBook, StoredResponse, make_item_id
+from ..storage.responses import ResponseBook, StoredResponse, make_item_id
 from .dialect import Context, Parsed, sse
 from .openai import build_error
 from .openai_items import Item, build_stored

@@ -25,7 +25,7 @@ from ..core.events import (
     ToolInputDelta,
     Usage,
 )
-from ..responses_store import make_item_id
+from ..storage.responses import make_item_id
 from .dialect import encode
 from .openai import build_error
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from ..core.errors import BadRequest, InternalError, NotFound
-from ..responses_store import ResponseBook, StoredConversation, StoredResponse, make_item_id
+from ..storage.responses import ResponseBook, StoredConversation, StoredResponse, make_item_id
 from .dialect import decode
 from .openai_items import Item, build_stored, parse_item
 from .responses_events import Json

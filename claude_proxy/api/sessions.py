@@ -9,7 +9,7 @@ from typing import Any
 from werkzeug.datastructures import Headers
 
 from ..core.errors import BadRequest
-from ..sessions import Name, Record, make_id
+from ..storage.sessions import Name, Record, make_id
 
 LONGEST_NAME = 10_000
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import BadRequest
 from ..limits import Snapshot, Window, iso_time
-from ..usage import Report, Sums
+from ..storage.ledger import Report, Sums
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from claude_proxy.limits import PlanQuestion
-from claude_proxy.sessions import make_owner
+from claude_proxy.storage.sessions import make_owner
 from tests.contract.conftest import Start
 from tests.fake_cli import Script
 from tests.harness import CHAT, Json, Proxy, chat, control_requests, wait_until

@@ -19,7 +19,7 @@ ROOMS = (
     ("claude.turn",),
     ("claude.fleet",),
     ("claude",),
-    ("storage", "store", "sessions", "responses_store", "usage"),
+    ("storage",),
     ("monitoring", "activity", "permissions", "limits", "metrics"),
     ("notify", "sinks"),
     ("turns", "channel", "workers", "foresight", "rehearsing", "remedies", "listening", "engine"),

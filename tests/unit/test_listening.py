@@ -18,7 +18,7 @@ from claude_proxy.core.events import Usage
 from claude_proxy.limits import PlanLimits
 from claude_proxy.listening import Circle, Listener
 from claude_proxy.permissions import Permissions
-from claude_proxy.sessions import Name, Session
+from claude_proxy.storage.sessions import Name, Session
 from claude_proxy.turns import Turn
 from tests.cli_lines import RESULT, Json, feed, start, stopped
 from tests.clocks import Clock

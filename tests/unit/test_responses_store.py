@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from claude_proxy.claude.process.processes import started_at
-from claude_proxy.responses_store import ResponseBook, StoredResponse, make_item_id
-from claude_proxy.store import Store
+from claude_proxy.storage.responses import ResponseBook, StoredResponse, make_item_id
+from claude_proxy.storage.store import Store
 from tests.clocks import Clock
 
 Json = dict[str, Any]

@@ -9,8 +9,8 @@ import pytest
 from claude_proxy.claude.turn.connection import Point
 from claude_proxy.core.conversation import Message, Thinking, assistant, digest_chain, user
 from claude_proxy.core.errors import QueueFull
-from claude_proxy.sessions import Name, Session, Sessions, Turnstile, make_id, make_owner
-from claude_proxy.store import Store
+from claude_proxy.storage.sessions import Name, Session, Sessions, Turnstile, make_id, make_owner
+from claude_proxy.storage.store import Store
 
 HI, HELLO, MORE = user("hi"), assistant("hello"), user("more")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_proxy.store import FILE_NAME, MIGRATIONS, Store
+from claude_proxy.storage.store import FILE_NAME, MIGRATIONS, Store
 
 SESSION = "INSERT INTO sessions VALUES (?, NULL, 'sonnet', 'chat', 1, 0, 0)"
 

@@ -3,7 +3,7 @@
 from typing import cast
 
 from claude_proxy.core.conversation import Conversation, Options, ThinkingMode, Tool, ToolChoice, user
-from claude_proxy.sessions import Session
+from claude_proxy.storage.sessions import Session
 from claude_proxy.turns import Turn, strip_for_agent
 
 TOOL = Tool("f", "", {"type": "object"})

@@ -9,8 +9,8 @@ from claude_proxy.api.usage import build_usage, parse_range
 from claude_proxy.core.errors import BadRequest
 from claude_proxy.core.events import Usage
 from claude_proxy.limits import Snapshot, Window
-from claude_proxy.store import MIGRATIONS, Store
-from claude_proxy.usage import DAYS_KEPT, Ledger, Report, Spent, Sums
+from claude_proxy.storage.ledger import DAYS_KEPT, Ledger, Report, Spent, Sums
+from claude_proxy.storage.store import MIGRATIONS, Store
 from tests.clocks import Clock
 
 DAY = 86400.0

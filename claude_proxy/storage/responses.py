@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .claude.process.processes import started_at
+from ..claude.process.processes import started_at
 from .store import Statement, Store
 
 Item = dict[str, Any]

@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from .claude.turn.connection import Point
-from .core.conversation import Message, Thinking
-from .core.errors import QueueFull
+from ..claude.turn.connection import Point
+from ..core.conversation import Message, Thinking
+from ..core.errors import QueueFull
 from .store import Statement, Store
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from .core.events import Usage
+from ..core.events import Usage
 from .store import Statement, Store
 
 DAYS_KEPT = 400
