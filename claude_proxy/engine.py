@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from .activity import Activity
 from .claude.fleet.fleet import Fleet
 from .claude.turn.agent_translator import AgentTranslator
 from .claude.turn.ask import answer_turn, prepare_turn
@@ -38,6 +37,7 @@ from .core.events import Collector, Completion, Event, MessageEnd, MessageStart
 from .core.schemas import find_problem
 from .foresight import Foresight
 from .listening import Circle, Listener
+from .monitoring.activity import Activity
 from .rehearsing import foresee
 from .remedies import Attempts, Remedies
 from .storage.ledger import Ledger, Spent

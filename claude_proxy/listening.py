@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from .activity import Activity
 from .claude.turn.agent_translator import AgentTranslator
 from .claude.turn.connection import Dialogue
 from .claude.turn.progress import describe
 from .claude.turn.translator import Translator
 from .claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
-from .limits import PlanLimits
-from .permissions import Decision, Permissions
+from .monitoring.activity import Activity
+from .monitoring.permissions import Decision, Permissions
+from .monitoring.plan import PlanLimits
 from .turns import Turn
 
 

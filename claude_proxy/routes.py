@@ -16,7 +16,7 @@ from .api.dialect import Dialect, encode
 from .api.messages import DEFAULT_VERSION, Messages, Signatures, count_tokens
 from .core.errors import NotFound
 from .guard import Guard
-from .metrics import CONTENT_TYPE
+from .monitoring.metrics import CONTENT_TYPE
 from .responses_views import CursorChat, ResponsesViews
 from .service import Service
 from .serving import owner_of, read_json, serve

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from . import sinks
-from .activity import Activity
 from .claude.fleet import launcher
 from .claude.fleet.agent_flags import AGENT_VARIABLES, build_options
 from .claude.fleet.fleet import Counts, Fleet, Limits
@@ -26,11 +25,12 @@ from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound,
 from .core.models import Catalogue, is_alias, resolve
 from .demo import DemoApi
 from .engine import Engine, TurnLimits
-from .limits import PlanLimits, PlanQuestion
 from .listening import Circle
-from .metrics import Gauges, Metrics
-from .permissions import Kind as PermissionKind
-from .permissions import Pending, Permissions
+from .monitoring.activity import Activity
+from .monitoring.metrics import Gauges, Metrics
+from .monitoring.permissions import Kind as PermissionKind
+from .monitoring.permissions import Pending, Permissions
+from .monitoring.plan import PlanLimits, PlanQuestion
 from .storage.ledger import Ledger
 from .storage.responses import ResponseBook
 from .storage.sessions import Sessions, Turnstile

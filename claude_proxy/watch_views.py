@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 
 from flask import Response, request
 
-from .activity import Entry
 from .api import permissions, requests
 from .api.answering import Client
 from .api.audience import Audience, watch
 from .api.dialect import encode
 from .core.errors import AlreadyEnded, NotFound
+from .monitoring.activity import Entry
 from .service import Service
 from .serving import is_gone, owner_of, read_json
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from claude_proxy.activity import Activity, Entry, Kind, Notice
 from claude_proxy.core.errors import ChildSilent, ProxyError
+from claude_proxy.monitoring.activity import Activity, Entry, Kind, Notice
 
 AT = 1_700_000_000.0
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ..permissions import Choice, Pending, PermissionEvent
+from ..monitoring.permissions import Choice, Pending, PermissionEvent
 from .dialect import decode, sse
 from .sessions import build_time
 

@@ -6,8 +6,8 @@ In: entries and notices of `activity`. Out: JSON objects in the manner of `/v1/s
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..activity import Entry, Notice
 from ..core.errors import BadRequest
+from ..monitoring.activity import Entry, Notice
 from .dialect import sse
 from .sessions import build_time
 

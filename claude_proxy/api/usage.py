@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 from ..core.errors import BadRequest
-from ..limits import Snapshot, Window, iso_time
+from ..monitoring.plan import Snapshot, Window, iso_time
 from ..storage.ledger import Report, Sums
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

@@ -6,8 +6,8 @@ Rule: a sink may be slow, down or wrong for as long as it likes; a turn never wa
 
 from collections.abc import Sequence
 
-from ..activity import Listener
 from ..config import Config
+from ..monitoring.activity import Listener
 from .sink import Sink
 
 __all__ = ["STOP_TIMEOUT", "Sinks", "build"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
-from ..activity import Entry, Notice
+from ..monitoring.activity import Entry, Notice
 from . import texts
 
 DELAY = 5.0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
-from ..activity import Entry, Notice
+from ..monitoring.activity import Entry, Notice
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..activity import Entry, Kind, Notice
+from ..monitoring.activity import Entry, Kind, Notice
 from .board import Board, Call, Outcome
 from .poster import Poster, Reply, without_login
 from .sink import Clock, Item, Sink

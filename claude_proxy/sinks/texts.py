@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..activity import Entry
+from ..monitoring.activity import Entry
 
 LONGEST_TEXT = 4096
 LONGEST_LINE = 200

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ..activity import Entry, Notice
+from ..monitoring.activity import Entry, Notice
 from .poster import Poster, Reply, without_login
 from .sink import Clock, Item, Sink
 

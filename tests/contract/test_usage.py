@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from claude_proxy.limits import PlanQuestion
+from claude_proxy.monitoring.plan import PlanQuestion
 from claude_proxy.storage.sessions import make_owner
 from tests.contract.conftest import Start
 from tests.fake_cli import Script

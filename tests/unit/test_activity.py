@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.activity import Activity, Entry, Notice
 from claude_proxy.core.errors import ChildSilent, ClientGone, Interrupted, ProxyError, RequestTimedOut, UpstreamError
 from claude_proxy.core.events import Usage
+from claude_proxy.monitoring.activity import Activity, Entry, Notice
 from tests.clocks import Clock
 
 

@@ -20,7 +20,7 @@ ROOMS = (
     ("claude.fleet",),
     ("claude",),
     ("storage",),
-    ("monitoring", "activity", "permissions", "limits", "metrics"),
+    ("monitoring",),
     ("notify", "sinks"),
     ("turns", "channel", "workers", "foresight", "rehearsing", "remedies", "listening", "engine"),
     ("dialects",),

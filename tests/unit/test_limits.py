@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from claude_proxy.claude.wire.protocol import RateLimit, RateLimitInfo, parse_line
-from claude_proxy.limits import ANSWER_TIMEOUT, ASK_INTERVAL, PlanLimits, PlanQuestion, concerns
+from claude_proxy.monitoring.plan import ANSWER_TIMEOUT, ASK_INTERVAL, PlanLimits, PlanQuestion, concerns
 from tests.clocks import Clock
 
 NOW = 1_000_000.0

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 
-from claude_proxy.activity import Activity
 from claude_proxy.claude.turn.agent_translator import AgentTranslator
 from claude_proxy.claude.turn.connection import Dialogue
 from claude_proxy.claude.turn.translator import Translator
@@ -15,9 +14,10 @@ from claude_proxy.claude.wire.protocol import ControlCancel, PermissionAsk, pars
 from claude_proxy.core.conversation import Conversation, user
 from claude_proxy.core.errors import AlreadyDecided, ChildDied
 from claude_proxy.core.events import Usage
-from claude_proxy.limits import PlanLimits
 from claude_proxy.listening import Circle, Listener
-from claude_proxy.permissions import Permissions
+from claude_proxy.monitoring.activity import Activity
+from claude_proxy.monitoring.permissions import Permissions
+from claude_proxy.monitoring.plan import PlanLimits
 from claude_proxy.storage.sessions import Name, Session
 from claude_proxy.turns import Turn
 from tests.cli_lines import RESULT, Json, feed, start, stopped

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from claude_proxy.core.errors import AlreadyDecided, ChildDied, NotFound, ProxyError
-from claude_proxy.permissions import DECIDED_KEPT, DENIED, RULES_KEPT, Choice, Decision, Pending, Permissions
+from claude_proxy.monitoring.permissions import DECIDED_KEPT, DENIED, RULES_KEPT, Choice, Decision, Pending, Permissions
 
 TIMEOUT = 300.0
 

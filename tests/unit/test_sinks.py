@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from claude_proxy import sinks
-from claude_proxy.activity import Entry
 from claude_proxy.addresses import is_web_address, name_server
 from claude_proxy.config import Config
 from claude_proxy.core.errors import InternalError
+from claude_proxy.monitoring.activity import Entry
 from claude_proxy.sinks import texts
 from claude_proxy.sinks.poster import Poster, Reply, without_login
 from claude_proxy.sinks.sink import Item, Sink

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .core.errors import ChildSilent, ProxyError, RequestTimedOut
-from .core.events import Usage
+from ..core.errors import ChildSilent, ProxyError, RequestTimedOut
+from ..core.events import Usage
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from . import __version__
+from .. import __version__
+from ..core.events import Usage
 from .activity import Entry, Notice
-from .core.events import Usage
-from .limits import Snapshot
+from .plan import Snapshot
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from .claude.wire.protocol import RateLimitInfo
-from .core.errors import PlanLimitReached
-from .core.models import ALIASES
+from ..claude.wire.protocol import RateLimitInfo
+from ..core.errors import PlanLimitReached
+from ..core.models import ALIASES
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .core.errors import AlreadyDecided, NotFound, ProxyError
+from ..core.errors import AlreadyDecided, NotFound, ProxyError
 
 log = logging.getLogger(__name__)
 
