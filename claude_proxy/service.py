@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import sinks
+from . import notify as sinks
 from .claude.fleet import launcher
 from .claude.fleet.agent_flags import AGENT_VARIABLES, build_options
 from .claude.fleet.fleet import Counts, Fleet, Limits

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from claude_proxy import sinks
+from claude_proxy import notify as sinks
 from claude_proxy.config import Config
-from claude_proxy.sinks import Sinks, board, telegram, webhook
+from claude_proxy.notify import Sinks, board, telegram, webhook
 from tests.contract.conftest import Start
 from tests.fake_cli import Script
 from tests.harness import chat, wait_until

@@ -21,7 +21,7 @@ ROOMS = (
     ("claude",),
     ("storage",),
     ("monitoring",),
-    ("notify", "sinks"),
+    ("notify",),
     ("turns", "channel", "workers", "foresight", "rehearsing", "remedies", "listening", "engine"),
     ("dialects",),
     ("demo",),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from claude_proxy.core.errors import InternalError
-from claude_proxy.sinks import board as module
-from claude_proxy.sinks.board import Board, Call, Outcome
+from claude_proxy.notify import board as module
+from claude_proxy.notify.board import Board, Call, Outcome
 from tests.clocks import Clock
 from tests.notices import Requests
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from claude_proxy import sinks
+from claude_proxy import notify as sinks
 from claude_proxy.addresses import is_web_address, name_server
 from claude_proxy.config import Config
 from claude_proxy.core.errors import InternalError
 from claude_proxy.monitoring.activity import Entry
-from claude_proxy.sinks import texts
-from claude_proxy.sinks.poster import Poster, Reply, without_login
-from claude_proxy.sinks.sink import Item, Sink
-from claude_proxy.sinks.telegram import Telegram, parse_answer, parse_outcome
-from claude_proxy.sinks.webhook import Webhook, read_wait
+from claude_proxy.notify import texts
+from claude_proxy.notify.poster import Poster, Reply, without_login
+from claude_proxy.notify.sink import Item, Sink
+from claude_proxy.notify.telegram import Telegram, parse_answer, parse_outcome
+from claude_proxy.notify.webhook import Webhook, read_wait
 from tests.clocks import Clock
 from tests.notices import AT, Requests
 
