@@ -22,7 +22,7 @@ from .core.errors import (
 from .guard import Guard
 from .routes import add_routes, json_response, messages_headers, native_dialect, why_not_served
 from .service import Service
-from .turns import Turn
+from .turns.turn import Turn
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from .core.errors import NotFound, ProxyError
 from .core.tokens import estimate_conversation
 from .service import Service
 from .serving import End, is_gone, owner_of, read_json, respond, serve
-from .turns import Turn
+from .turns.turn import Turn
 
 View = Callable[..., Response]
 Route = tuple[str, str, View, str]

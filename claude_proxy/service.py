@@ -19,13 +19,10 @@ from .claude.fleet.keeper import GRACE, Keeper
 from .claude.fleet.launcher import Launcher, build_environment
 from .claude.process import locate
 from .claude.turn.connection import Profile
-from .claude.watchdog import Watchdog
 from .config import Config, ConfigError, expand, read_mcp_servers
 from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
 from .core.models import Catalogue, is_alias, resolve
 from .demo import DemoApi
-from .engine import Engine, TurnLimits
-from .listening import Circle
 from .monitoring.activity import Activity
 from .monitoring.metrics import Gauges, Metrics
 from .monitoring.permissions import Kind as PermissionKind
@@ -35,8 +32,11 @@ from .storage.ledger import Ledger
 from .storage.responses import ResponseBook
 from .storage.sessions import Sessions, Turnstile
 from .storage.store import Store
-from .turns import Turn
-from .workers import WorkerPool
+from .turns.engine import Engine, TurnLimits
+from .turns.observer import Circle
+from .turns.turn import Turn
+from .turns.watchdog import Watchdog
+from .turns.workers import WorkerPool
 
 log = logging.getLogger(__name__)
 

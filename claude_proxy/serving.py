@@ -20,7 +20,7 @@ from .core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaTyp
 from .guard import presented_key
 from .service import Service
 from .storage.sessions import Name, make_owner
-from .turns import Turn
+from .turns.turn import Turn
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 from flask import Response
 
-from ..channel import Closed
 from ..core.errors import ClientGone, InternalError, ProxyError
 from ..core.events import Event, collect
-from ..turns import Turn
+from ..turns.channel import Closed
+from ..turns.turn import Turn
 from .dialect import Context, Dialect, Parsed, encode
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ Rules: a client that goes away ends nothing; an end is kept before anybody hears
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from ..channel import Channel
 from ..core.errors import ClientGone, Interrupted, ProxyError
 from ..core.events import Event, MessageEnd
+from ..turns.channel import Channel
 from .answering import DISCONNECT_POLL, Client
 from .responses import render
 from .responses_events import Json, ResponseWriter

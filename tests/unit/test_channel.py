@@ -2,8 +2,8 @@
 
 import pytest
 
-from claude_proxy.channel import Channel, Closed
 from claude_proxy.core.errors import ClientGone, ShuttingDown, UpstreamError
+from claude_proxy.turns.channel import Channel, Closed
 
 
 def test_items_come_out_in_order_and_then_the_end() -> None:

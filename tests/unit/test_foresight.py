@@ -2,7 +2,7 @@
 
 import pytest
 
-from claude_proxy.foresight import Foresight
+from claude_proxy.turns.foresight import Foresight
 
 OPENING = b"opening"
 

@@ -22,7 +22,7 @@ ROOMS = (
     ("storage",),
     ("monitoring",),
     ("notify",),
-    ("turns", "channel", "workers", "foresight", "rehearsing", "remedies", "listening", "engine"),
+    ("turns",),
     ("dialects",),
     ("demo",),
     ("service",),

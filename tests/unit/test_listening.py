@@ -9,17 +9,17 @@ import pytest
 from claude_proxy.claude.turn.agent_translator import AgentTranslator
 from claude_proxy.claude.turn.connection import Dialogue
 from claude_proxy.claude.turn.translator import Translator
-from claude_proxy.claude.watchdog import Watch
 from claude_proxy.claude.wire.protocol import ControlCancel, PermissionAsk, parse_line
 from claude_proxy.core.conversation import Conversation, user
 from claude_proxy.core.errors import AlreadyDecided, ChildDied
 from claude_proxy.core.events import Usage
-from claude_proxy.listening import Circle, Listener
 from claude_proxy.monitoring.activity import Activity
 from claude_proxy.monitoring.permissions import Permissions
 from claude_proxy.monitoring.plan import PlanLimits
 from claude_proxy.storage.sessions import Name, Session
-from claude_proxy.turns import Turn
+from claude_proxy.turns.observer import Circle, Listener
+from claude_proxy.turns.turn import Turn
+from claude_proxy.turns.watchdog import Watch
 from tests.cli_lines import RESULT, Json, feed, start, stopped
 from tests.clocks import Clock
 

@@ -7,8 +7,8 @@ import pytest
 
 from claude_proxy.claude.wire.parameters import Refusals
 from claude_proxy.core.conversation import Conversation, Options, ThinkingMode, assistant, user
-from claude_proxy.remedies import Attempts, Remedies
-from claude_proxy.turns import Turn
+from claude_proxy.turns.quirks import Attempts, Remedies
+from claude_proxy.turns.turn import Turn
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

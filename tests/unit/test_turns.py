@@ -4,7 +4,7 @@ from typing import cast
 
 from claude_proxy.core.conversation import Conversation, Options, ThinkingMode, Tool, ToolChoice, user
 from claude_proxy.storage.sessions import Session
-from claude_proxy.turns import Turn, strip_for_agent
+from claude_proxy.turns.turn import Turn, strip_for_agent
 
 TOOL = Tool("f", "", {"type": "object"})
 ALL = Options(

@@ -1,6 +1,6 @@
 """Deadlines on a clock that is turned by hand: no thread, no waiting."""
 
-from claude_proxy.claude.watchdog import Watch, Watchdog
+from claude_proxy.turns.watchdog import Watch, Watchdog
 from tests.clocks import Clock
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from claude_proxy.core.errors import QueueFull, ShuttingDown
-from claude_proxy.workers import WorkerPool
+from claude_proxy.turns.workers import WorkerPool
 
 
 def nothing() -> None:

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from .core.errors import QueueFull, ShuttingDown
+from ..core.errors import QueueFull, ShuttingDown
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from typing import Literal
 
 import msgspec
 
+from ..claude.turn.connection import Dialogue, Profile
+from ..core.conversation import Conversation, Options
+from ..core.errors import ProxyError
+from ..core.events import Event, Usage
+from ..storage.sessions import Name, Session
 from .channel import Channel
-from .claude.turn.connection import Dialogue, Profile
-from .claude.watchdog import Watch
-from .core.conversation import Conversation, Options
-from .core.errors import ProxyError
-from .core.events import Event, Usage
-from .storage.sessions import Name, Session
+from .watchdog import Watch
 
 log = logging.getLogger(__name__)
 

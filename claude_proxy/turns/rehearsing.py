@@ -3,11 +3,11 @@
 In: a turn that was answered. Out: a rehearsal for the fleet, or nothing. What is learnt is in `foresight`.
 """
 
-from .claude.fleet.fleet import Rehearsal
-from .core.conversation import Message, digest_chain, digest_message, digest_profile
+from ..claude.fleet.fleet import Rehearsal
+from ..core.conversation import Message, digest_chain, digest_message, digest_profile
+from ..storage.sessions import without_thinking
 from .foresight import Foresight
-from .storage.sessions import without_thinking
-from .turns import Turn
+from .turn import Turn
 
 
 def foresee(foresight: Foresight, turn: Turn, reply: Message) -> Rehearsal | None:

@@ -7,8 +7,8 @@ to refuse is left out from then on, as long as the proxy runs.
 import threading
 from dataclasses import dataclass, field, replace
 
-from .claude.wire.parameters import Parameters, Refusals, build_parameters
-from .turns import Turn
+from ..claude.wire.parameters import Parameters, Refusals, build_parameters
+from .turn import Turn
 
 
 @dataclass(slots=True)

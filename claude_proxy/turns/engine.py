@@ -14,15 +14,14 @@ from typing import Any
 
 import msgspec
 
-from .claude.fleet.fleet import Fleet
-from .claude.turn.agent_translator import AgentTranslator
-from .claude.turn.ask import answer_turn, prepare_turn
-from .claude.turn.connection import Dialogue, Profile
-from .claude.turn.translator import Translator
-from .claude.watchdog import Watch, Watchdog
-from .claude.wire.parameters import is_open
-from .core.conversation import Message, digest_chain, digest_message, digest_profile
-from .core.errors import (
+from ..claude.fleet.fleet import Fleet
+from ..claude.turn.agent_translator import AgentTranslator
+from ..claude.turn.ask import answer_turn, prepare_turn
+from ..claude.turn.connection import Dialogue, Profile
+from ..claude.turn.translator import Translator
+from ..claude.wire.parameters import is_open
+from ..core.conversation import Message, digest_chain, digest_message, digest_profile
+from ..core.errors import (
     BadRequest,
     ChildDied,
     ChildSilent,
@@ -33,16 +32,17 @@ from .core.errors import (
     RequestTimedOut,
     UpstreamError,
 )
-from .core.events import Collector, Completion, Event, MessageEnd, MessageStart
-from .core.schemas import find_problem
+from ..core.events import Collector, Completion, Event, MessageEnd, MessageStart
+from ..core.schemas import find_problem
+from ..monitoring.activity import Activity
+from ..storage.ledger import Ledger, Spent
+from ..storage.sessions import Sessions
 from .foresight import Foresight
-from .listening import Circle, Listener
-from .monitoring.activity import Activity
+from .observer import Circle, Listener
+from .quirks import Attempts, Remedies
 from .rehearsing import foresee
-from .remedies import Attempts, Remedies
-from .storage.ledger import Ledger, Spent
-from .storage.sessions import Sessions
-from .turns import Turn
+from .turn import Turn
+from .watchdog import Watch, Watchdog
 from .workers import WorkerPool
 
 log = logging.getLogger(__name__)

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from .claude.turn.agent_translator import AgentTranslator
-from .claude.turn.connection import Dialogue
-from .claude.turn.progress import describe
-from .claude.turn.translator import Translator
-from .claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
-from .monitoring.activity import Activity
-from .monitoring.permissions import Decision, Permissions
-from .monitoring.plan import PlanLimits
-from .turns import Turn
+from ..claude.turn.agent_translator import AgentTranslator
+from ..claude.turn.connection import Dialogue
+from ..claude.turn.progress import describe
+from ..claude.turn.translator import Translator
+from ..claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
+from ..monitoring.activity import Activity
+from ..monitoring.permissions import Decision, Permissions
+from ..monitoring.plan import PlanLimits
+from .turn import Turn
 
 
 @dataclass(frozen=True, slots=True)

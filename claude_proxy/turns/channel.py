@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from .core.errors import ClientGone, ProxyError
+from ..core.errors import ClientGone, ProxyError
 
 T = TypeVar("T")
 

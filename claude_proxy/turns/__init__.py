@@ -1,0 +1,1 @@
+"""One request on its way: queued, run on a child, observed, and remembered."""
