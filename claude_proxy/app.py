@@ -9,7 +9,6 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
-from .api.dialect import Dialect
 from .core.errors import (
     BadRequest,
     BodyTooLarge,
@@ -19,6 +18,7 @@ from .core.errors import (
     ProxyError,
     UnsupportedMediaType,
 )
+from .dialects.dialect import Dialect
 from .guard import Guard
 from .routes import add_routes, json_response, messages_headers, native_dialect, why_not_served
 from .service import Service

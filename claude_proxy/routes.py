@@ -11,10 +11,10 @@ from flask import Flask, Response, request
 
 from .api import health, models, sessions, usage
 from .api.audience import Audience
-from .api.chat_completions import ChatCompletions
-from .api.dialect import Dialect, encode
-from .api.messages import DEFAULT_VERSION, Messages, Signatures, count_tokens
 from .core.errors import NotFound
+from .dialects.chat.answer import ChatCompletions
+from .dialects.dialect import Dialect, encode
+from .dialects.messages.answer import DEFAULT_VERSION, Messages, Signatures, count_tokens
 from .guard import Guard
 from .monitoring.metrics import CONTENT_TYPE
 from .responses_views import CursorChat, ResponsesViews

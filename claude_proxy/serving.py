@@ -13,10 +13,10 @@ from math import inf
 from flask import Response, g, request
 
 from .api.answering import Answer, Client
-from .api.dialect import Dialect, Parsed
 from .api.modes import asks_for_agent
 from .api.sessions import parse_name, wants_server_history
 from .core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
+from .dialects.dialect import Dialect, Parsed
 from .guard import presented_key
 from .service import Service
 from .storage.sessions import Name, make_owner

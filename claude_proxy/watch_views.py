@@ -11,8 +11,8 @@ from flask import Response, request
 from .api import permissions, requests
 from .api.answering import Client
 from .api.audience import Audience, watch
-from .api.dialect import encode
 from .core.errors import AlreadyEnded, NotFound
+from .dialects.dialect import encode
 from .monitoring.activity import Entry
 from .service import Service
 from .serving import is_gone, owner_of, read_json

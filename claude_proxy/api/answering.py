@@ -16,9 +16,9 @@ from flask import Response
 
 from ..core.errors import ClientGone, InternalError, ProxyError
 from ..core.events import Event, collect
+from ..dialects.dialect import Context, Dialect, Parsed, encode
 from ..turns.channel import Closed
 from ..turns.turn import Turn
-from .dialect import Context, Dialect, Parsed, encode
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ..dialects.dialect import decode, sse
 from ..monitoring.permissions import Choice, Pending, PermissionEvent
-from .dialect import decode, sse
 from .sessions import build_time
 
 LONGEST_MESSAGE = 10_000

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.errors import BadRequest
+from ..dialects.dialect import sse
 from ..monitoring.activity import Entry, Notice
-from .dialect import sse
 from .sessions import build_time
 
 

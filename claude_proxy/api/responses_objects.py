@@ -10,11 +10,11 @@ from dataclasses import replace
 import msgspec
 
 from ..core.errors import BadRequest, InternalError, NotFound
+from ..dialects.dialect import decode
+from ..dialects.responses.events import Json
+from ..dialects.responses.items import Item, build_stored, parse_item
+from ..dialects.responses.request import check_metadata
 from ..storage.responses import ResponseBook, StoredConversation, StoredResponse, make_item_id
-from .dialect import decode
-from .openai_items import Item, build_stored, parse_item
-from .responses_events import Json
-from .responses_request import check_metadata
 from .responses_runs import Run, Runs
 
 LARGEST_PAGE = 100

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..core.errors import ClientGone, Interrupted, ProxyError
 from ..core.events import Event, MessageEnd
+from ..dialects.responses.answer import render
+from ..dialects.responses.events import Json, ResponseWriter
 from ..turns.channel import Channel
 from .answering import DISCONNECT_POLL, Client
-from .responses import render
-from .responses_events import Json, ResponseWriter
 
 Keep = Callable[[Json, Sequence[Json]], None]
 

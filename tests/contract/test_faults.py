@@ -625,7 +625,7 @@ def test_a_bug_in_a_dialect_is_told_in_the_stream(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The stream does not just stop."""
-    from claude_proxy.api import chat_completions
+    from claude_proxy.dialects.chat import answer as chat_completions
 
     proxy = start()
     monkeypatch.setattr(chat_completions, "build_usage", lambda usage: 1 // 0)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.api import content
-from claude_proxy.api.content import (
+from claude_proxy.core.conversation import Base64Source, Document, Image, TextSource, UrlSource
+from claude_proxy.core.errors import BadRequest
+from claude_proxy.dialects import content
+from claude_proxy.dialects.content import (
     build_document,
     build_image,
     decode_base64,
@@ -16,8 +18,6 @@ from claude_proxy.api.content import (
     parse_image_url,
     parse_schema,
 )
-from claude_proxy.core.conversation import Base64Source, Document, Image, TextSource, UrlSource
-from claude_proxy.core.errors import BadRequest
 
 GIF = b"GIF87a gif"
 

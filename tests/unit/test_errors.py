@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from claude_proxy.api.chat_completions import ChatCompletions
-from claude_proxy.api.messages import Messages, Signatures
-from claude_proxy.api.openai import ERROR_WORDS, build_error
 from claude_proxy.core import errors
 from claude_proxy.core.errors import MethodNotAllowed, ProxyError
+from claude_proxy.dialects.chat.answer import ChatCompletions
+from claude_proxy.dialects.messages.answer import Messages, Signatures
+from claude_proxy.dialects.openai_errors import ERROR_WORDS, build_error
 from tests import schema
 
 

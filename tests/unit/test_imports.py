@@ -32,9 +32,6 @@ ROOMS = (
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 WEB = {"flask", "werkzeug", "waitress"}
 
-# In `api`: a file belongs to the dialect that its name begins with; what begins otherwise is shared by them.
-DIALECTS = {"chat", "messages", "responses"}
-
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -92,10 +89,9 @@ def part_of(module: str) -> str:
 
 
 def dialect_of(module: str) -> str | None:
-    """`api.chat_request` -> `chat`; None for what belongs to no dialect."""
-    part, _, name = module.partition(".")
-    first = name.split("_")[0]
-    return first if part == "api" and first in DIALECTS else None
+    """`dialects.chat.request` -> `chat`; None for what belongs to no dialect."""
+    room, *rest = module.split(".")
+    return rest[0] if room == "dialects" and len(rest) > 1 else None
 
 
 def read_attributes(path: Path, owner: str) -> set[str]:
@@ -145,20 +141,19 @@ def test_errors_import_nothing_of_ours() -> None:
 def test_what_knows_the_cli_knows_nothing_of_http(module: str) -> None:
     """Neither our own HTTP nor anyone else's; nor the settings of the server."""
     assert not OTHERS[module] & WEB
-    assert {part_of(name) for name in OURS[module]} <= {
-        "claude",
-        "core",
-    }
+    assert {part_of(name) for name in OURS[module]} <= {"claude", "core"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if dialect_of(name) is not None])
 def test_dialects_never_import_one_another(module: str) -> None:
-    """Each new dialect costs one file and one line; what several share has a file of its own."""
+    """Each new dialect costs one folder and one line; what several share stands beside the folders."""
     for imported in OURS[module]:
         assert dialect_of(imported) in (None, dialect_of(module)), f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) == "api" and dialect_of(name) is None])
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if part_of(name) == "dialects" and dialect_of(name) is None]
+)
 def test_what_dialects_share_knows_no_dialect(module: str) -> None:
     """The shared files import shared files only."""
     assert not [name for name in OURS[module] if dialect_of(name) is not None]
@@ -170,13 +165,19 @@ def test_the_demo_is_an_upstream_that_knows_nothing_of_us(module: str) -> None:
     assert {part_of(name) for name in OURS[module]} <= {"demo"}
 
 
-def test_dialects_and_what_lies_below_them_know_no_web_framework() -> None:
+def test_dialects_and_what_lies_above_them_know_no_web_framework() -> None:
     """They turn bytes into bytes; the demo is a server of its own."""
     for module, others in OTHERS.items():
-        below = LEVELS[room_of(module)] < LEVELS["service"] and part_of(module) != "demo"
-        if below or dialect_of(module) is not None:
+        if LEVELS[room_of(module)] < LEVELS["service"] and part_of(module) != "demo":
             assert not others & WEB, module
     assert [module for module in MODULES if "waitress" in OTHERS[module] and part_of(module) != "demo"] == ["server"]
+
+
+def test_dialects_are_pure() -> None:
+    """A dialect that could not be used without the proxy around it would not be isolated."""
+    for module in MODULES:
+        if part_of(module) == "dialects":
+            assert {part_of(name) for name in OURS[module]} <= {"dialects", "core", "storage"}, module
 
 
 def test_one_module_starts_children() -> None:

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.api.dialect import Context, Parsed
-from claude_proxy.api.messages import Messages, Signatures, build_usage, context_window, count_tokens
-from claude_proxy.api.messages_request import MessagesRequest, parse_messages
 from claude_proxy.claude.wire.outbound import build_message
 from claude_proxy.claude.wire.parameters import Refusals, build_parameters
 from claude_proxy.claude.wire.toolset import Toolset
@@ -44,6 +41,9 @@ from claude_proxy.core.events import (
     Usage,
     collect,
 )
+from claude_proxy.dialects.dialect import Context, Parsed
+from claude_proxy.dialects.messages.answer import Messages, Signatures, build_usage, context_window, count_tokens
+from claude_proxy.dialects.messages.request import MessagesRequest, parse_messages
 
 Json = dict[str, Any]
 

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from claude_proxy.api.openai_tools import FunctionSpec, ToolSpec, parse_functions, parse_tool_choice, parse_tools
 from claude_proxy.core.conversation import Tool, ToolChoice
 from claude_proxy.core.errors import BadRequest
+from claude_proxy.dialects.openai_tools import FunctionSpec, ToolSpec, parse_functions, parse_tool_choice, parse_tools
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 EMPTY = {"type": "object", "properties": {}}

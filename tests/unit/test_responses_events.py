@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.api.responses_events import ResponseWriter, replay
 from claude_proxy.core.conversation import Text, Thinking, ToolUse
 from claude_proxy.core.errors import (
     BadRequest,
@@ -30,6 +29,7 @@ from claude_proxy.core.events import (
     Usage,
     collect,
 )
+from claude_proxy.dialects.responses.events import ResponseWriter, replay
 
 Json = dict[str, Any]
 

@@ -6,15 +6,6 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.api.dialect import Parsed
-from claude_proxy.api.openai_items import build_stored
-from claude_proxy.api.responses_request import (
-    build_parsed,
-    is_responses_shaped,
-    parse_function_tools,
-    parse_responses_shaped,
-    read_request,
-)
 from claude_proxy.core.conversation import (
     Base64Source,
     ContentBlock,
@@ -31,6 +22,15 @@ from claude_proxy.core.conversation import (
     user,
 )
 from claude_proxy.core.errors import BadRequest
+from claude_proxy.dialects.dialect import Parsed
+from claude_proxy.dialects.responses.items import build_stored
+from claude_proxy.dialects.responses.request import (
+    build_parsed,
+    is_responses_shaped,
+    parse_function_tools,
+    parse_responses_shaped,
+    read_request,
+)
 
 Json = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from claude_proxy.api.transcript import Entry, arrange, mark_system
 from claude_proxy.core.conversation import (
     Image,
     Message,
@@ -15,6 +14,7 @@ from claude_proxy.core.conversation import (
     user,
 )
 from claude_proxy.core.errors import BadRequest
+from claude_proxy.dialects.transcript import Entry, arrange, mark_system
 
 IMAGE = Image(UrlSource("https://x"))
 

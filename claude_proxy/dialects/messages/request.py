@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..core.conversation import Conversation, Message, Options, ThinkingMode, Tool, ToolChoice
-from ..core.errors import BadRequest
-from ..core.schemas import find_flaw
-from .dialect import Parsed, decode
-from .messages_content import Block, InputMessage, ModelOf, Reader, ToolSpec, required
-from .transcript import Entry, arrange
+from ...core.conversation import Conversation, Message, Options, ThinkingMode, Tool, ToolChoice
+from ...core.errors import BadRequest
+from ...core.schemas import find_flaw
+from ..dialect import Parsed, decode
+from ..transcript import Entry, arrange
+from .content import Block, InputMessage, ModelOf, Reader, ToolSpec, required
 
 SMALLEST_BUDGET = 1024
 # Values that ask for nothing beyond what happens anyway, or only of the API's own bookkeeping; None for any value.

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from ..core.conversation import ContentBlock, Document, Image, Text, ToolResult, ToolUse, UrlSource, parse_tool_input
-from ..core.errors import BadRequest
-from .content import build_document, decode_base64, parse_file, parse_image_url
-from .dialect import convert
-from .transcript import AnyRole, Entry
+from ...core.conversation import ContentBlock, Document, Image, Text, ToolResult, ToolUse, UrlSource, parse_tool_input
+from ...core.errors import BadRequest
+from ..content import build_document, decode_base64, parse_file, parse_image_url
+from ..dialect import convert
+from ..transcript import AnyRole, Entry
 
 Item = dict[str, Any]
 

@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, assert_never
 
-from ..core.conversation import AnswerBlock, Conversation, Message, Text, Thinking, ToolUse
-from ..core.errors import ProxyError
-from ..core.events import (
+from ...core.conversation import AnswerBlock, Conversation, Message, Text, Thinking, ToolUse
+from ...core.errors import ProxyError
+from ...core.events import (
     BlockStart,
     BlockStop,
     Completion,
@@ -27,9 +27,9 @@ from ..core.events import (
     ToolInputDelta,
     Usage,
 )
-from ..core.tokens import estimate, estimate_conversation
-from .dialect import Context, Parsed, sse
-from .messages_request import parse_messages, parse_prompt
+from ...core.tokens import estimate, estimate_conversation
+from ..dialect import Context, Parsed, sse
+from .request import parse_messages, parse_prompt
 
 DEFAULT_VERSION = "2023-06-01"
 SIGNATURES_KEPT = 10_000

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..core.conversation import (
+from ...core.conversation import (
     ContentBlock,
     Conversation,
     Effort,
@@ -22,12 +22,12 @@ from ..core.conversation import (
     ToolUse,
     parse_tool_input,
 )
-from ..core.errors import BadRequest
-from ..core.schemas import find_flaw
-from .content import build_image, parse_file, parse_image_url
-from .dialect import Parsed, convert, decode
-from .openai_tools import FunctionSpec, ToolSpec, parse_functions, parse_tool_choice, parse_tools
-from .transcript import AnyRole, Entry, arrange
+from ...core.errors import BadRequest
+from ...core.schemas import find_flaw
+from ..content import build_image, parse_file, parse_image_url
+from ..dialect import Parsed, convert, decode
+from ..openai_tools import FunctionSpec, ToolSpec, parse_functions, parse_tool_choice, parse_tools
+from ..transcript import AnyRole, Entry, arrange
 
 T = TypeVar("T")
 

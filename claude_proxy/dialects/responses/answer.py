@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from ..core.conversation import Message
-from ..core.errors import BadRequest, NotFound, PreviousResponseNotFound, ProxyError
-from ..core.events import Completion, Event, MessageEnd
-from ..storage.responses import ResponseBook, StoredResponse, make_item_id
-from .dialect import Context, Parsed, sse
-from .openai import build_error
-from .openai_items import Item, build_stored
-from .responses_events import Json, ResponseWriter, replay
-from .responses_request import ResponsesRequest, build_parsed, parse_function_tools, read_request
+from ...core.conversation import Message
+from ...core.errors import BadRequest, NotFound, PreviousResponseNotFound, ProxyError
+from ...core.events import Completion, Event, MessageEnd
+from ...storage.responses import ResponseBook, StoredResponse, make_item_id
+from ..dialect import Context, Parsed, sse
+from ..openai_errors import build_error
+from .events import Json, ResponseWriter, replay
+from .items import Item, build_stored
+from .request import ResponsesRequest, build_parsed, parse_function_tools, read_request
 
 
 class Responses:

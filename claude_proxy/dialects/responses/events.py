@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from ..core.conversation import AnswerBlock, Text, Thinking, ToolUse
-from ..core.errors import ProxyError
-from ..core.events import (
+from ...core.conversation import AnswerBlock, Text, Thinking, ToolUse
+from ...core.errors import ProxyError
+from ...core.events import (
     BlockStart,
     BlockStop,
     Completion,
@@ -25,9 +25,9 @@ from ..core.events import (
     ToolInputDelta,
     Usage,
 )
-from ..storage.responses import make_item_id
-from .dialect import encode
-from .openai import build_error
+from ...storage.responses import make_item_id
+from ..dialect import encode
+from ..openai_errors import build_error
 
 Json = dict[str, Any]
 

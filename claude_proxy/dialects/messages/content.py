@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..core.conversation import (
+from ...core.conversation import (
     ContentBlock,
     Document,
     Image,
@@ -23,9 +23,9 @@ from ..core.conversation import (
     ToolUse,
     UrlSource,
 )
-from ..core.errors import BadRequest
-from .content import build_document, build_image, decode_base64, parse_image_url, parse_schema
-from .transcript import AnyRole, Entry
+from ...core.errors import BadRequest
+from ..content import build_document, build_image, decode_base64, parse_image_url, parse_schema
+from ..transcript import AnyRole, Entry
 
 T = TypeVar("T")
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ..core.conversation import Conversation, Effort, Message, Options, Text, Tool, ToolChoice
-from ..core.errors import BadRequest
-from ..core.schemas import find_flaw
-from .dialect import Parsed, convert, decode
-from .openai_items import Item, is_harmless, join_name, merge, parse_items
-from .openai_tools import ToolSpec, check_names, parse_tool, parse_tool_choice
-from .transcript import Entry, arrange
+from ...core.conversation import Conversation, Effort, Message, Options, Text, Tool, ToolChoice
+from ...core.errors import BadRequest
+from ...core.schemas import find_flaw
+from ..dialect import Parsed, convert, decode
+from ..openai_tools import ToolSpec, check_names, parse_tool, parse_tool_choice
+from ..transcript import Entry, arrange
+from .items import Item, is_harmless, join_name, merge, parse_items
 
 LARGEST_INPUT = 1000
 LARGEST_METADATA = (16, 64, 512)

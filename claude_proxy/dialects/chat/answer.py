@@ -7,9 +7,9 @@ document (https://github.com/openai/openai-openapi), and what the SDKs were seen
 from collections.abc import Iterable, Iterator
 from typing import Any, assert_never
 
-from ..core.conversation import Message, ToolUse
-from ..core.errors import ProxyError
-from ..core.events import (
+from ...core.conversation import Message, ToolUse
+from ...core.errors import ProxyError
+from ...core.events import (
     BlockStart,
     BlockStop,
     Completion,
@@ -22,9 +22,9 @@ from ..core.events import (
     ToolInputDelta,
     Usage,
 )
-from .chat_request import parse_chat
-from .dialect import Context, Parsed, encode, sse
-from .openai import build_error
+from ..dialect import Context, Parsed, encode, sse
+from ..openai_errors import build_error
+from .request import parse_chat
 
 KEEP_ALIVE = b": keep-alive\n\n"  # never ": ping": Continue takes it for the end of a chunk
 DONE = b"data: [DONE]\n\n"
