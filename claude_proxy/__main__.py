@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from types import FrameType
 
 from . import __version__, config, logs
-from .app import create_app
 from .config import Config, ConfigError
-from .server import AddressInUse, Server
 from .service import Service, Status
+from .web.app import create_app
+from .web.server import AddressInUse, Server
 
 log = logging.getLogger(__name__)
 

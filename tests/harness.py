@@ -20,11 +20,11 @@ from typing import Any
 
 import psutil
 
-from claude_proxy.app import create_app
 from claude_proxy.claude.fleet.fleet import Counts
 from claude_proxy.config import Config
-from claude_proxy.server import Server
 from claude_proxy.service import Service
+from claude_proxy.web.app import create_app
+from claude_proxy.web.server import Server
 from tests.fake_cli import Process, Script, install, read_log, wait_for_log
 
 Json = dict[str, Any]

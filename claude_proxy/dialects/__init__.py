@@ -1,1 +1,1 @@
-"""Pure: bytes of a request to a conversation, events of a turn to bytes. A folder each; siblings never import one another."""
+"""Pure: bytes to a conversation, events to bytes. A folder for each dialect; siblings never import one another."""

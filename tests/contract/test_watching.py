@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.api.audience import LARGEST_AUDIENCE
 from claude_proxy.monitoring.permissions import Decision
 from claude_proxy.storage.sessions import make_owner
+from claude_proxy.web.audience import LARGEST_AUDIENCE
 from tests.contract.conftest import Start
 from tests.harness import CHAT, Answer, Exchange, Json, Proxy, chat, wait_until
 

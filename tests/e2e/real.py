@@ -21,11 +21,11 @@ from typing import Any
 import psutil
 
 import claude_proxy
-from claude_proxy.app import create_app
 from claude_proxy.config import Config
 from claude_proxy.demo import DemoApi, RecordedRequest
-from claude_proxy.server import Server
 from claude_proxy.service import Service
+from claude_proxy.web.app import create_app
+from claude_proxy.web.server import Server
 from tests.fake_cli import Process
 from tests.harness import CHAT, JSON_TYPE, Answer, Exchange, Json, Proxy, Stream, chat, wait_until
 

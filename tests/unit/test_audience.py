@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from claude_proxy.api.answering import DISCONNECT_POLL, Client
-from claude_proxy.api.audience import KEEP_ALIVE, LARGEST_AUDIENCE, Audience, watch
 from claude_proxy.core.errors import QueueFull
+from claude_proxy.web.answering import DISCONNECT_POLL, Client
+from claude_proxy.web.audience import KEEP_ALIVE, LARGEST_AUDIENCE, Audience, watch
 
 
 def test_an_audience_is_limited() -> None:

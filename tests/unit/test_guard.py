@@ -5,7 +5,7 @@ from werkzeug.datastructures import Headers
 
 from claude_proxy.config import Config
 from claude_proxy.core.errors import Forbidden, Unauthorized
-from claude_proxy.guard import Guard, host_name, presented_key
+from claude_proxy.web.guard import Guard, host_name, presented_key
 
 
 def guard(**settings: object) -> Guard:

@@ -26,7 +26,7 @@ ROOMS = (
     ("dialects",),
     ("demo",),
     ("service",),
-    ("web", "guard", "api", "serving", "responses_views", "watch_views", "routes", "app", "server"),
+    ("web",),
     ("__main__",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
@@ -170,7 +170,9 @@ def test_dialects_and_what_lies_above_them_know_no_web_framework() -> None:
     for module, others in OTHERS.items():
         if LEVELS[room_of(module)] < LEVELS["service"] and part_of(module) != "demo":
             assert not others & WEB, module
-    assert [module for module in MODULES if "waitress" in OTHERS[module] and part_of(module) != "demo"] == ["server"]
+    assert [module for module in MODULES if "waitress" in OTHERS[module] and part_of(module) != "demo"] == [
+        "web.server"
+    ]
 
 
 def test_dialects_are_pure() -> None:

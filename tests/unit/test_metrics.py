@@ -215,5 +215,5 @@ def test_nothing_is_lost_between_threads(rig: Rig) -> None:
 
 def test_the_library_is_loaded_by_the_first_scrape_alone() -> None:
     """A proxy that nobody watches does not pay for it."""
-    check = "import sys, claude_proxy.routes; sys.exit('prometheus_client' in sys.modules)"
+    check = "import sys, claude_proxy.web.routes; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0

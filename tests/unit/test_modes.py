@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from werkzeug.datastructures import Headers
 
-from claude_proxy.api.modes import HEADER, asks_for_agent
 from claude_proxy.config import MODES, Config
 from claude_proxy.core.errors import BadRequest, Forbidden
+from claude_proxy.web.modes import HEADER, asks_for_agent
 
 CHAT, ALLOWED, AGENT = Config(), Config(agent=True), Config(mode="agent")
 

@@ -12,7 +12,6 @@ import pytest
 from openai.types.chat import completion_create_params
 
 from claude_proxy import config
-from claude_proxy.app import create_app
 from claude_proxy.config import Config
 from claude_proxy.core import models
 from claude_proxy.core.errors import BadRequest, ProxyError
@@ -20,8 +19,9 @@ from claude_proxy.demo import COMMANDS
 from claude_proxy.dialects.chat.answer import ChatCompletions
 from claude_proxy.dialects.chat.request import ROLES, ChatRequest
 from claude_proxy.dialects.openai_errors import ERROR_WORDS
-from claude_proxy.guard import EXPOSED_HEADERS
 from claude_proxy.service import Service
+from claude_proxy.web.app import create_app
+from claude_proxy.web.guard import EXPOSED_HEADERS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

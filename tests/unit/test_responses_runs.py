@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.api.answering import Client
-from claude_proxy.api.responses_runs import Run, Runs, follow, replay_from
 from claude_proxy.core.conversation import Text
 from claude_proxy.core.errors import ClientGone, InternalError, Interrupted, ProxyError
 from claude_proxy.core.events import BlockStart, BlockStop, Event, MessageEnd, MessageStart, TextDelta, Usage
 from claude_proxy.dialects.responses.events import ResponseWriter
+from claude_proxy.web.answering import Client
+from claude_proxy.web.responses_runs import Run, Runs, follow, replay_from
 
 Json = dict[str, Any]
 

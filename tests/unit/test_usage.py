@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from claude_proxy.api.usage import build_usage, parse_range
 from claude_proxy.core.errors import BadRequest
 from claude_proxy.core.events import Usage
 from claude_proxy.monitoring.plan import Snapshot, Window
 from claude_proxy.storage.ledger import DAYS_KEPT, Ledger, Report, Spent, Sums
 from claude_proxy.storage.store import MIGRATIONS, Store
+from claude_proxy.web.usage import build_usage, parse_range
 from tests.clocks import Clock
 
 DAY = 86400.0

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.api import permissions, requests
 from claude_proxy.core.errors import BadRequest, ChildDied
 from claude_proxy.core.events import Usage
 from claude_proxy.monitoring.activity import Activity
 from claude_proxy.monitoring.permissions import Permissions
+from claude_proxy.web import permissions, requests
 from tests.clocks import Clock
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from werkzeug.datastructures import Headers
 
-from .addresses import is_loopback
-from .config import Config
-from .core.errors import Forbidden, Unauthorized
+from ..addresses import is_loopback
+from ..config import Config
+from ..core.errors import Forbidden, Unauthorized
 
 EXPOSED_HEADERS = (
     "x-request-id, request-id, retry-after, x-should-retry, server-timing, x-claude-proxy-session, "

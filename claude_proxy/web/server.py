@@ -12,8 +12,8 @@ from typing import Any
 from waitress import wasyncore
 from waitress.server import create_server
 
-from .api.audience import LARGEST_AUDIENCE
-from .config import Config
+from ..config import Config
+from .audience import LARGEST_AUDIENCE
 
 # A client that does not read holds its turn back (backpressure) once this much lies in waitress's buffer.
 OUTPUT_HIGH_WATERMARK = 1 << 16

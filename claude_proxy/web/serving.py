@@ -12,15 +12,15 @@ from math import inf
 
 from flask import Response, g, request
 
-from .api.answering import Answer, Client
-from .api.modes import asks_for_agent
-from .api.sessions import parse_name, wants_server_history
-from .core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
-from .dialects.dialect import Dialect, Parsed
+from ..core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
+from ..dialects.dialect import Dialect, Parsed
+from ..service import Service
+from ..storage.sessions import Name, make_owner
+from ..turns.turn import Turn
+from .answering import Answer, Client
 from .guard import presented_key
-from .service import Service
-from .storage.sessions import Name, make_owner
-from .turns.turn import Turn
+from .modes import asks_for_agent
+from .sessions import parse_name, wants_server_history
 
 log = logging.getLogger(__name__)
 

@@ -8,20 +8,20 @@ from collections.abc import Callable
 
 from flask import Response, request
 
-from .api.answering import Client, build_headers
-from .api.audience import Audience
-from .api.responses_objects import ConversationObjects, ResponseObjects, parse_flag
-from .api.responses_runs import Run, Runs, follow, replay_from
-from .core.conversation import Message
-from .core.errors import NotFound, ProxyError
-from .core.tokens import estimate_conversation
-from .dialects.chat.answer import ChatCompletions
-from .dialects.dialect import Context, Dialect, Parsed, encode
-from .dialects.responses.answer import Responses, response_id
-from .dialects.responses.request import is_responses_shaped, parse_responses_shaped
-from .service import Service
+from ..core.conversation import Message
+from ..core.errors import NotFound, ProxyError
+from ..core.tokens import estimate_conversation
+from ..dialects.chat.answer import ChatCompletions
+from ..dialects.dialect import Context, Dialect, Parsed, encode
+from ..dialects.responses.answer import Responses, response_id
+from ..dialects.responses.request import is_responses_shaped, parse_responses_shaped
+from ..service import Service
+from ..turns.turn import Turn
+from .answering import Client, build_headers
+from .audience import Audience
+from .responses_objects import ConversationObjects, ResponseObjects, parse_flag
+from .responses_runs import Run, Runs, follow, replay_from
 from .serving import End, is_gone, owner_of, read_json, respond, serve
-from .turns.turn import Turn
 
 View = Callable[..., Response]
 Route = tuple[str, str, View, str]

@@ -9,19 +9,19 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from .api import health, models, sessions, usage
-from .api.audience import Audience
-from .core.errors import NotFound
-from .dialects.chat.answer import ChatCompletions
-from .dialects.dialect import Dialect, encode
-from .dialects.messages.answer import DEFAULT_VERSION, Messages, Signatures, count_tokens
+from ..core.errors import NotFound
+from ..dialects.chat.answer import ChatCompletions
+from ..dialects.dialect import Dialect, encode
+from ..dialects.messages.answer import DEFAULT_VERSION, Messages, Signatures, count_tokens
+from ..monitoring.metrics import CONTENT_TYPE
+from ..service import Service
+from ..storage.sessions import Record
+from . import health, models, sessions, usage
+from .audience import Audience
 from .guard import Guard
-from .monitoring.metrics import CONTENT_TYPE
-from .responses_views import CursorChat, ResponsesViews
-from .service import Service
+from .responses import CursorChat, ResponsesViews
 from .serving import owner_of, read_json, serve
-from .storage.sessions import Record
-from .watch_views import WatchViews
+from .watch import WatchViews
 
 View = Callable[..., Response]
 

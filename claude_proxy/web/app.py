@@ -9,7 +9,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
-from .core.errors import (
+from ..core.errors import (
     BadRequest,
     BodyTooLarge,
     InternalError,
@@ -18,11 +18,11 @@ from .core.errors import (
     ProxyError,
     UnsupportedMediaType,
 )
-from .dialects.dialect import Dialect
+from ..dialects.dialect import Dialect
+from ..service import Service
+from ..turns.turn import Turn
 from .guard import Guard
 from .routes import add_routes, json_response, messages_headers, native_dialect, why_not_served
-from .service import Service
-from .turns.turn import Turn
 
 log = logging.getLogger(__name__)
 

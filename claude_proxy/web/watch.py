@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 
 from flask import Response, request
 
-from .api import permissions, requests
-from .api.answering import Client
-from .api.audience import Audience, watch
-from .core.errors import AlreadyEnded, NotFound
-from .dialects.dialect import encode
-from .monitoring.activity import Entry
-from .service import Service
+from ..core.errors import AlreadyEnded, NotFound
+from ..dialects.dialect import encode
+from ..monitoring.activity import Entry
+from ..service import Service
+from . import permissions, requests
+from .answering import Client
+from .audience import Audience, watch
 from .serving import is_gone, owner_of, read_json
 
 View = Callable[..., Response]

@@ -1,0 +1,1 @@
+"""HTTP: routes, who may call, one file for each resource. The only room that knows Flask."""
