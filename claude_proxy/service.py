@@ -18,7 +18,7 @@ from .claude.fleet.fleet import Counts, Fleet, Limits
 from .claude.fleet.keeper import GRACE, Keeper
 from .claude.fleet.launcher import Launcher, build_environment
 from .claude.process import locate
-from .claude.turn.connection import Profile
+from .claude.wire.profile import Profile
 from .config import Config, ConfigError, expand, read_mcp_servers
 from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
 from .core.models import Catalogue, is_alias, resolve

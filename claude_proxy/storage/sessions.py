@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..claude.turn.connection import Point
+from ..claude.wire.profile import Point
 from ..core.conversation import Message, Thinking
 from ..core.errors import QueueFull
 from .store import Statement, Store

@@ -17,9 +17,10 @@ import msgspec
 from ..claude.fleet.fleet import Fleet
 from ..claude.turn.agent_translator import AgentTranslator
 from ..claude.turn.ask import answer_turn, prepare_turn
-from ..claude.turn.connection import Dialogue, Profile
+from ..claude.turn.connection import Dialogue
 from ..claude.turn.translator import Translator
 from ..claude.wire.parameters import is_open
+from ..claude.wire.profile import Profile
 from ..core.conversation import Message, digest_chain, digest_message, digest_profile
 from ..core.errors import (
     BadRequest,

@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from ..claude.turn.connection import Dialogue, Profile
+from ..claude.turn.connection import Dialogue
+from ..claude.wire.profile import Profile
 from ..core.conversation import Conversation, Options
 from ..core.errors import ProxyError
 from ..core.events import Event, Usage

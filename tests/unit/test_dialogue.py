@@ -6,7 +6,8 @@ from typing import Any, cast
 import pytest
 
 from claude_proxy.claude.process.child import Child
-from claude_proxy.claude.turn.connection import Dialogue, Point, Profile
+from claude_proxy.claude.turn.connection import Dialogue
+from claude_proxy.claude.wire.profile import Point, Profile
 from claude_proxy.claude.wire.protocol import ControlCancel, ControlRequest, PermissionAsk
 from claude_proxy.core.conversation import user
 from claude_proxy.core.errors import UpstreamError

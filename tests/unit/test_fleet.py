@@ -7,7 +7,8 @@ import pytest
 
 from claude_proxy.claude.fleet.fleet import Counts, Fleet, Limits, Order, fits
 from claude_proxy.claude.fleet.keeper import how_ended
-from claude_proxy.claude.turn.connection import Dialogue, Profile
+from claude_proxy.claude.turn.connection import Dialogue
+from claude_proxy.claude.wire.profile import Profile
 from claude_proxy.core.conversation import Message, ToolResult, user
 from claude_proxy.core.errors import ChildDied, CliUnavailable, ShuttingDown
 

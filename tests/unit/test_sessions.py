@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_proxy.claude.turn.connection import Point
+from claude_proxy.claude.wire.profile import Point
 from claude_proxy.core.conversation import Message, Thinking, assistant, digest_chain, user
 from claude_proxy.core.errors import QueueFull
 from claude_proxy.storage.sessions import Name, Session, Sessions, Turnstile, make_id, make_owner

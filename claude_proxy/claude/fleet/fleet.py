@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from ...core.conversation import Message
 from ...core.errors import CliUnavailable, ProxyError, ShuttingDown
 from ...core.models import is_alias
-from ..turn.connection import Dialogue, Point, Profile
+from ..turn.connection import Dialogue
+from ..wire.profile import Point, Profile
 
 log = logging.getLogger(__name__)
 

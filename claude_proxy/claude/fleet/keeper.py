@@ -17,7 +17,8 @@ from ...core.errors import ProxyError
 from ...core.models import CliModel
 from ..process import processes
 from ..process.child import Child
-from ..turn.connection import Dialogue, Point, Profile
+from ..turn.connection import Dialogue
+from ..wire.profile import Point, Profile
 from .fleet import Fleet, Order
 from .launcher import Launcher
 

@@ -20,7 +20,8 @@ from ...core.errors import BadRequest, CliUnavailable
 from ..process import locate, processes
 from ..process.child import Child
 from ..process.locate import Installation, Login
-from ..turn.connection import Dialogue, Point
+from ..turn.connection import Dialogue
+from ..wire.profile import Point
 from .agent_flags import AgentOptions
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,10 @@ from typing import Any
 
 from ...core.conversation import Message
 from ...core.events import Event
+from ..wire.profile import Profile
 from ..wire.protocol import Inbound
 from .agent_translator import AgentTranslator
-from .connection import Dialogue, Profile
+from .connection import Dialogue
 from .translator import Translator
 
 

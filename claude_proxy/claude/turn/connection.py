@@ -9,16 +9,16 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from ...core.conversation import Message, Tool, ToolResult, plain_id
+from ...core.conversation import Message, ToolResult, plain_id
 from ...core.errors import ProxyError, UpstreamError
 from ...core.models import CliModel
 from ..process.child import Child
 from ..wire import outbound, protocol
+from ..wire.profile import Point, Profile
 from ..wire.protocol import (
     Assistant,
     ControlAnswer,
@@ -37,30 +37,6 @@ from ..wire.protocol import (
 from ..wire.toolset import LARGEST_RESULT, Toolset
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A place in a session of the CLI's: the session's id, and the uuid of the last message."""
-
-    session_id: str
-    message_uuid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a child must have been started and initialised with to serve a conversation; it cannot be changed
-    afterwards. agent: its own tools run; where the client has no system prompt the CLI's own stays."""
-
-    model: str
-    system: str | None = None
-    tools: tuple[Tool, ...] = ()
-    json_schema: bytes | None = None
-    agent: bool = False
-
-    @property
-    def toolset(self) -> Toolset:
-        return Toolset(self.tools)
 
 
 NO_SETTINGS: dict[str, Any] = {
