@@ -30,10 +30,11 @@ from .monitoring.permissions import Pending, Permissions
 from .monitoring.plan import PlanLimits, PlanQuestion
 from .storage.ledger import Ledger
 from .storage.responses import ResponseBook
-from .storage.sessions import Sessions, Turnstile
+from .storage.sessions import Sessions
 from .storage.store import Store
 from .turns.engine import Engine, TurnLimits
 from .turns.observer import Circle
+from .turns.session_queue import SessionQueue
 from .turns.turn import Turn
 from .turns.watchdog import Watchdog
 from .turns.workers import WorkerPool
@@ -84,7 +85,7 @@ class Service:
         self.permissions = Permissions(config.permission_timeout, clock, time.time)
         self.plan_limits = PlanLimits(time.time)
         self.ledger = Ledger(self.store, time.time)
-        self.turnstile = Turnstile(config.max_queue)
+        self.session_queue = SessionQueue(config.max_queue)
         self.fleet = Fleet(limits_of(config), clock)
         self.plan_question = PlanQuestion(self.plan_limits, self._ask_for_usage, clock)
         self.metrics = Metrics(self._gauges, self.plan_limits.snapshot, self._knows_model)

@@ -90,13 +90,13 @@ def _one_at_a_time(
     """Turns of one session in order of arrival; `run` is given what lets the next one pass. patience: seconds that one
     waits for those before it. Raises QueueFull."""
     key = f"{name.owner}/{name.given}"
-    ticket = service.turnstile.enter(key, is_gone(), patience)
+    ticket = service.session_queue.enter(key, is_gone(), patience)
     if ticket is None:
         raise ClientGone("The client has gone, or an earlier turn of its session took too long")
     try:
-        return run(lambda: service.turnstile.leave(key, ticket))
+        return run(lambda: service.session_queue.leave(key, ticket))
     except BaseException:
-        service.turnstile.leave(key, ticket)
+        service.session_queue.leave(key, ticket)
         raise
 
 

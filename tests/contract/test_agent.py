@@ -439,7 +439,7 @@ def test_two_turns_of_one_session_run_one_after_the_other(agent: Start, sent: Ca
     first = sent(proxy, "one", "a")
     question = asked(proxy)
     second = sent(proxy, "two", "a")
-    wait_until(lambda: proxy.service.turnstile._queues["/hdr_a"][1:], "the second at the turnstile")
+    wait_until(lambda: proxy.service.session_queue._queues["/hdr_a"][1:], "the second in the queue")
     other = sent(proxy, "three", "b")
     wait_until(lambda: proxy.get("/v1/permissions").json["total"] == 2, "the question of another session")
     assert len(listed(proxy)) == 2
@@ -449,7 +449,7 @@ def test_two_turns_of_one_session_run_one_after_the_other(agent: Start, sent: Ca
     for one in proxy.get("/v1/permissions").json["permissions"]:
         decide(proxy, one, "deny")
     assert [second.answer().status, other.answer().status] == [200, 200]
-    wait_until(lambda: proxy.service.turnstile._queues == {}, "both have left")
+    wait_until(lambda: proxy.service.session_queue._queues == {}, "both have left")
 
 
 def test_chats_of_one_session_do_not_wait(start: Start, sent: Callable[..., Exchange]) -> None:

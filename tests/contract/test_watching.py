@@ -423,7 +423,7 @@ def test_watchers_are_few_and_delay_nobody(start: Start) -> None:
     turns += [proxy.send(chat(f"conversation {number}")) for number in range(9)]
     wait_until(lambda: len(listed(proxy)) == 11, "all places taken")
     later = [proxy.send(chat("later in the session"), headers=keeps) for _ in range(10)]
-    queues = proxy.service.turnstile._queues
+    queues = proxy.service.session_queue._queues
     wait_until(lambda: sum(map(len, queues.values())) == 11, "as many in its session as may")
     paths = [f"{RESPONSES}/{background}?stream=true", f"/v1/requests/{name}/events", "/v1/permissions/events"]
     watching = [watch(proxy, paths[min(number, 2)]) for number in range(LARGEST_AUDIENCE)]

@@ -358,7 +358,7 @@ def test_what_bots_send_at_once_is_answered_one_after_the_other(proxy: RealProxy
 
 def _arrived(proxy: RealProxy, name: str) -> int:
     """How many requests of a session have ended, run or wait."""
-    queues = proxy.service.turnstile._queues
+    queues = proxy.service.session_queue._queues
     waiting = sum(len(queue) for key, queue in queues.items() if key.endswith(name))
     record = proxy.service.sessions.get("", name)
     return waiting + (record.message_count // 2 if record else 0)

@@ -1,6 +1,5 @@
 """Which conversation continues which, what it is called, and what is forgotten."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import pytest
 
 from claude_proxy.claude.wire.profile import Point
 from claude_proxy.core.conversation import Message, Thinking, assistant, digest_chain, user
-from claude_proxy.core.errors import QueueFull
-from claude_proxy.storage.sessions import Name, Session, Sessions, Turnstile, make_id, make_owner
+from claude_proxy.storage.sessions import Name, Session, Sessions, make_id, make_owner
 from claude_proxy.storage.store import Store
 
 HI, HELLO, MORE = user("hi"), assistant("hello"), user("more")
@@ -196,54 +194,3 @@ def test_a_store_that_fails_costs_only_the_memory() -> None:
     session = sessions.begin(Name(), chain([HI]))
     store.close()
     assert sessions.finish(session, [b"x"], 2, model="m")
-
-
-def test_one_at_a_time_in_order_of_arrival() -> None:
-    """The turnstile lets the next one pass when the one before has left, not sooner."""
-    turnstile, order = Turnstile(10), []
-    first = turnstile.enter("a", lambda: False, 1.0)
-    entered = [threading.Event() for _ in range(3)]
-
-    def look(number: int) -> bool:
-        entered[number].set()
-        return False
-
-    def pass_through(number: int) -> None:
-        ticket = turnstile.enter("a", lambda: look(number), 10.0, poll=0.01)
-        order.append(number)
-        assert ticket is not None
-        turnstile.leave("a", ticket)
-
-    threads = [threading.Thread(target=pass_through, args=(number,)) for number in range(3)]
-    for thread, event in zip(threads, entered, strict=True):
-        thread.start()
-        assert event.wait(5.0)
-    assert order == []
-    assert turnstile.enter("b", lambda: False, 1.0) is not None
-    assert first is not None
-    turnstile.leave("a", first)
-    for thread in threads:
-        thread.join()
-    assert order == [0, 1, 2]
-
-
-@pytest.mark.parametrize(("is_gone", "timeout"), [(True, 10.0), (False, 0.0)])
-def test_who_goes_away_or_waits_too_long_holds_nobody_up(is_gone: bool, timeout: float) -> None:
-    """Its place in the queue is given up."""
-    turnstile = Turnstile(10)
-    first = turnstile.enter("a", lambda: False, 1.0)
-    assert turnstile.enter("a", lambda: is_gone, timeout, poll=0.001) is None
-    assert first is not None
-    turnstile.leave("a", first)
-    assert turnstile.enter("a", lambda: False, 1.0) is not None
-
-
-def test_only_so_many_wait_for_others() -> None:
-    """Each holds a thread; who need not wait is not counted."""
-    turnstile = Turnstile(0)
-    first = turnstile.enter("a", lambda: False, 1.0)
-    with pytest.raises(QueueFull):
-        turnstile.enter("a", lambda: False, 1.0)
-    assert turnstile.enter("b", lambda: False, 1.0) is not None and first is not None
-    turnstile.leave("a", first)
-    assert turnstile.enter("a", lambda: False, 1.0) is not None
