@@ -241,7 +241,7 @@ def test_the_headers_table_names_what_answers_carry() -> None:
     package = ROOT / "claude_proxy"
     set_by_code = {
         node.value.lower()
-        for path in (package / "app.py", *(package / "api").glob("*.py"))
+        for path in (package / "web").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(
