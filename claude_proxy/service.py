@@ -246,8 +246,8 @@ class Service:
         with self.fleet.changed:
             members = self.fleet.members
             children = members.idle() + members.leased
-        for dialogue in children:
-            dialogue.child.kill()
+        for connection in children:
+            connection.child.kill()
 
     def _note_permission(self, pending: Pending, kind: PermissionKind) -> None:
         name = pending.id

@@ -17,7 +17,7 @@ import msgspec
 from ..claude.fleet.fleet import Fleet
 from ..claude.turn.agent_translator import AgentTranslator
 from ..claude.turn.ask import answer_turn, prepare_turn
-from ..claude.turn.connection import Dialogue
+from ..claude.turn.connection import Connection
 from ..claude.turn.translator import Translator
 from ..claude.wire.parameters import is_open
 from ..claude.wire.profile import Profile
@@ -238,22 +238,22 @@ class Engine:
             turn.report.session = turn.session.id
             turn.report.how = "replayed" if turn.session.known else "new"
         profile = self._profile(turn)
-        dialogue, held = self._lease(turn, profile, chain, attempts)
+        connection, held = self._lease(turn, profile, chain, attempts)
         try:
-            answer, cut = self._converse(turn, profile, dialogue, held)
+            answer, cut = self._converse(turn, profile, connection, held)
         except BaseException:
             turn.detach()
             self.circle.permissions.withdraw(turn.id)
-            self.fleet.retire(dialogue, urgent=True)
+            self.fleet.retire(connection, urgent=True)
             raise
         # A whole answer can still say it; a stream's headers are long gone.
         turn.report.plan_warning = self.circle.plan_limits.warning(turn.profile.model)
         # Given back before the client knows that the turn has ended: its next request must find the child.
-        self._release(turn, dialogue, chain[-1], answer, cut=cut)
+        self._release(turn, connection, chain[-1], answer, cut=cut)
         self.activity.done(turn.id, None, usage=turn.report.usage, total=turn.report.total)
         self._hand_over(turn, answer.end)
 
-    def _converse(self, turn: Turn, profile: Profile, dialogue: Dialogue, held: int) -> tuple[Completion, bool]:
+    def _converse(self, turn: Turn, profile: Profile, connection: Connection, held: int) -> tuple[Completion, bool]:
         """The turn on a leased child, which holds so many of its messages: everything is handed over but the end.
         True where the child's history is not the client's."""
         self._note_lease(turn, held)
@@ -264,16 +264,16 @@ class Engine:
         assert turn.watch is not None
         alive = turn.watch.alive
         listener = Listener(
-            *(self.circle, turn, dialogue, translator),
+            *(self.circle, turn, connection, translator),
             silence_timeout=self.limits.inactivity_timeout,
             tool_timeout=self.limits.tool_timeout,
         )
-        turn.attach(dialogue)
+        turn.attach(connection)
         new = turn.conversation.messages[held:]
         mark = not self._remedies.known(turn).mark
-        prepare_turn(dialogue, profile, new, parameters.settings, alive, mark=mark)
+        prepare_turn(connection, profile, new, parameters.settings, alive, mark=mark)
         turn.report.asked = self.clock()
-        for event in answer_turn(dialogue, new, translator, alive, listener.heed):
+        for event in answer_turn(connection, new, translator, alive, listener.heed):
             collector.add(event)
             if not isinstance(event, MessageEnd):
                 self._hand_over(turn, event)
@@ -302,7 +302,7 @@ class Engine:
 
     def _lease(
         self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: Attempts
-    ) -> tuple[Dialogue, int]:
+    ) -> tuple[Connection, int]:
         """A child, and how many of the conversation's messages it holds. Raises the verdict of an aborted turn."""
         if turn.verdict is not None:
             raise turn.verdict
@@ -315,9 +315,9 @@ class Engine:
         persist = self.agent_persist if profile.agent else self.persist
         if persist and not attempts.fresh and session is not None and session.point is not None:
             turn.report.how = "resumed"
-            dialogue = self.fleet.lease(profile, session.point)
-            dialogue.holds = chain[session.known]
-            return dialogue, session.known
+            connection = self.fleet.lease(profile, session.point)
+            connection.holds = chain[session.known]
+            return connection, session.known
         turn.report.how = "replayed" if session is not None and session.known else "new"
         return self.fleet.lease(profile, newborn=attempts.newborn), 0
 
@@ -335,7 +335,7 @@ class Engine:
         turn.channel.put(event, self.limits.client_timeout, on_wait=watch.pause)
         watch.alive()
 
-    def _release(self, turn: Turn, dialogue: Dialogue, before: bytes, answer: Completion, *, cut: bool) -> None:
+    def _release(self, turn: Turn, connection: Connection, before: bytes, answer: Completion, *, cut: bool) -> None:
         """Give the child back with what it holds now, or retire it where its history is not the client's."""
         turn.detach()
         if turn.watch is not None:
@@ -345,35 +345,35 @@ class Engine:
         foreseen = answer.blocks and not turn.profile.agent and self._profile(turn) is turn.profile
         expected = foresee(self._foresight, turn, reply) if foreseen else None
         heads = (head, *([expected.holds] if expected is not None else []))
-        remembered = bool(answer.blocks) and self._remember(turn, dialogue, heads, reply)
+        remembered = bool(answer.blocks) and self._remember(turn, connection, heads, reply)
         if not remembered:
             self.sessions.write(self.ledger.statements(_spent(turn)))
         if cut or turn.verdict is not None or not remembered or (expected is not None and expected.certain):
-            self.fleet.retire(dialogue, urgent=turn.verdict is not None or not dialogue.agent)
+            self.fleet.retire(connection, urgent=turn.verdict is not None or not connection.agent)
         else:
-            dialogue.holds = head
-            self.fleet.give_back(dialogue)
+            connection.holds = head
+            self.fleet.give_back(connection)
         if expected is not None and remembered:
             self.fleet.rehearse(expected)
 
-    def _remember(self, turn: Turn, dialogue: Dialogue, heads: Sequence[bytes], reply: Message) -> bool:
+    def _remember(self, turn: Turn, connection: Connection, heads: Sequence[bytes], reply: Message) -> bool:
         """Note what the conversation is now. False where it must not go on in this child: it was deleted meanwhile."""
         assert turn.session is not None
         messages = turn.conversation.messages
         kept = (*messages[-turn.new_messages :], reply) if turn.keeps_history else ()
-        dialogue.session = turn.session.key
-        dialogue.is_remembered = self.sessions.finish(
+        connection.session = turn.session.key
+        connection.is_remembered = self.sessions.finish(
             turn.session,
             heads,
             len(messages) + 1,
             model=turn.report.model,
             mode=turn.mode,
-            point=dialogue.point if (self.agent_persist if dialogue.agent else self.persist) else None,
-            claude_session_id=dialogue.session_id,
+            point=connection.point if (self.agent_persist if connection.agent else self.persist) else None,
+            claude_session_id=connection.session_id,
             history=kept,
             beside=self.ledger.statements(_spent(turn)),
         )
-        return dialogue.is_remembered
+        return connection.is_remembered
 
 
 def _spent(turn: Turn, *, failed: bool = False) -> Spent:

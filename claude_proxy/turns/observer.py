@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf
 
 from ..claude.turn.agent_translator import AgentTranslator
-from ..claude.turn.connection import Dialogue
+from ..claude.turn.connection import Connection
 from ..claude.turn.progress import describe
 from ..claude.turn.translator import Translator
 from ..claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
@@ -36,7 +36,7 @@ class Listener:
         self,
         circle: Circle,
         turn: Turn,
-        dialogue: Dialogue,
+        connection: Connection,
         translator: Translator | AgentTranslator,
         *,
         silence_timeout: float,
@@ -44,7 +44,7 @@ class Listener:
     ) -> None:
         self._circle = circle
         self._turn = turn
-        self._dialogue = dialogue
+        self._connection = connection
         self._translator = translator
         self._silence_timeout = silence_timeout
         self._tool_timeout = tool_timeout
@@ -99,8 +99,8 @@ class Listener:
         def decide(decision: Decision) -> None:
             with self._lock:
                 self._asked.pop(ask.request_id, None)
-            self._dialogue.permit(ask, decision.allow, decision.message)
-            assert isinstance(self._translator, AgentTranslator)  # a chat's dialogue refuses by itself
+            self._connection.permit(ask, decision.allow, decision.message)
+            assert isinstance(self._translator, AgentTranslator)  # a chat's connection refuses by itself
             self._set_clock(self._translator)
 
         return decide

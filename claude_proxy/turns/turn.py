@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from ..claude.turn.connection import Dialogue
+from ..claude.turn.connection import Connection
 from ..claude.wire.profile import Profile
 from ..core.conversation import Conversation, Options
 from ..core.errors import ProxyError
@@ -101,8 +101,8 @@ class Turn:
         self.report = Report()
         self.watch: Watch | None = None
         self.withdraw: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()  # guards: _dialogue, _verdict
-        self._dialogue: Dialogue | None = None
+        self._lock = threading.Lock()  # guards: _connection, _verdict
+        self._connection: Connection | None = None
         self._verdict: ProxyError | None = None
 
     @property
@@ -127,12 +127,12 @@ class Turn:
             if self._verdict is not None:
                 return
             self._verdict = error
-            dialogue = self._dialogue
+            connection = self._connection
         if self.report.first:
             error.no_retry()
         self.channel.abort(error)
-        if dialogue is not None:
-            dialogue.terminate()
+        if connection is not None:
+            connection.terminate()
         else:
             self.withdraw()
 
@@ -163,16 +163,16 @@ class Turn:
             case _:
                 log.info("Session %s INIT: %d messages", name, total)
 
-    def attach(self, dialogue: Dialogue) -> None:
+    def attach(self, connection: Connection) -> None:
         """The child that an abort must stop. Raises the reason when the turn was aborted before."""
         with self._lock:
-            self._dialogue = dialogue
+            self._connection = connection
             if self._verdict is not None:
                 raise self._verdict
 
     def detach(self) -> None:
         with self._lock:
-            self._dialogue = None
+            self._connection = None
 
 
 def strip_for_agent(conversation: Conversation) -> tuple[Conversation, tuple[str, ...]]:

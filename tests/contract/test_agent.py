@@ -271,8 +271,8 @@ def test_a_child_that_dies_while_a_question_waits_withdraws_it(agent: Start) -> 
     proxy = agent(BASH, permission_mode="ask")
     exchange = proxy.send(chat("go"))
     question = asked(proxy)
-    [dialogue] = proxy.service.fleet.members.leased
-    dialogue.child.stop_now()
+    [connection] = proxy.service.fleet.members.leased
+    connection.child.stop_now()
     assert exchange.answer().status == 502
     assert decide(proxy, question, "allow").status == 409
     proxy.wait_until_empty()

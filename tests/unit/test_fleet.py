@@ -1,4 +1,4 @@
-"""Who has which child: leases and returns, with dialogues that only pretend and a keeper that is called by hand."""
+"""Who has which child: leases and returns, with connections that only pretend and a keeper that is called by hand."""
 
 from collections.abc import Callable
 from typing import cast
@@ -7,7 +7,7 @@ import pytest
 
 from claude_proxy.claude.fleet.fleet import Counts, Fleet, Limits, Order, fits
 from claude_proxy.claude.fleet.keeper import how_ended
-from claude_proxy.claude.turn.connection import Dialogue
+from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.wire.profile import Profile
 from claude_proxy.core.conversation import Message, ToolResult, user
 from claude_proxy.core.errors import ChildDied, CliUnavailable, ShuttingDown
@@ -20,7 +20,7 @@ RESULTS = (user("a"), user("b"), Message("user", (ToolResult("t"),)))
 
 
 class Pretender:
-    """What the fleet sees of a dialogue."""
+    """What the fleet sees of a connection."""
 
     def __init__(self, name: str, model: str = "sonnet", profile: Profile | None = None, holds: bytes | None = None):
         self.name, self.model, self.profile, self.holds = name, model, profile, holds
@@ -64,14 +64,14 @@ class Bench:
         while self.fleet.orders:
             self.serve(self.fleet.orders.popleft())
 
-    def make(self, group: str, name: str, **fields: object) -> Dialogue:
+    def make(self, group: str, name: str, **fields: object) -> Connection:
         """A child in one of the lists."""
         child = Pretender(name)
         for field, value in fields.items():
             setattr(child, field, value)
-        dialogue = cast(Dialogue, child)
-        getattr(self.fleet.members, group).append(dialogue)
-        return dialogue
+        connection = cast(Connection, child)
+        getattr(self.fleet.members, group).append(connection)
+        return connection
 
     def retired(self) -> list[tuple[str, bool]]:
         """Names of those that go, and whether at once."""
@@ -112,7 +112,7 @@ def test_a_child_serves_its_own_mode_only(bench: Bench) -> None:
 def test_a_newborn_is_no_spare(bench: Bench) -> None:
     """What killed one child may have killed the spares that still look alive."""
     bench.make("spares", "spare")
-    made = cast(Dialogue, Pretender("made"))
+    made = cast(Connection, Pretender("made"))
     orders: list[Order] = []
 
     def serve(order: Order) -> None:
@@ -134,7 +134,7 @@ def test_a_dead_spare_is_retired_and_the_next_one_taken(bench: Bench) -> None:
 
 def test_without_a_spare_the_keeper_starts_one(bench: Bench) -> None:
     """For the model that is needed."""
-    made = cast(Dialogue, Pretender("made"))
+    made = cast(Connection, Pretender("made"))
 
     def serve(order: Order) -> None:
         assert order.model == "claude-x"
@@ -233,7 +233,7 @@ def test_a_retired_child_is_nobodys(bench: Bench, urgent: bool) -> None:
     """One in a turn is stopped at once; one that was not leased can be retired too."""
     child = bench.make("leased", "child")
     bench.fleet.retire(child, urgent=urgent)
-    bench.fleet.retire(cast(Dialogue, Pretender("stranger")), urgent=False)
+    bench.fleet.retire(cast(Connection, Pretender("stranger")), urgent=False)
     assert bench.fleet.counts() == Counts() and bench.retired() == [("child", urgent), ("stranger", False)]
     assert cast(Pretender, child).terminated is urgent
 
@@ -293,10 +293,10 @@ def test_a_fleet_that_closes_leases_nothing_and_lets_everything_go(bench: Bench)
     assert bench.retired()[-1] == ("leased", False) and bench.fleet.counts() == Counts()
 
 
-def ask(asked: list[str]) -> Callable[[Dialogue], None]:
+def ask(asked: list[str]) -> Callable[[Connection], None]:
     """A question that notes whom it reached, and fails at a child that has died."""
 
-    def question(child: Dialogue) -> None:
+    def question(child: Connection) -> None:
         if not child.is_running():
             raise ChildDied("gone")
         asked.append(repr(child))

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from claude_proxy.claude.turn.agent_translator import AgentTranslator
-from claude_proxy.claude.turn.connection import Dialogue
+from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.turn.translator import Translator
 from claude_proxy.claude.wire.protocol import ControlCancel, PermissionAsk, parse_line
 from claude_proxy.core.conversation import Conversation, user
@@ -29,7 +29,7 @@ ASK = PermissionAsk("r1", "Bash", {"command": "rm -r build"}, "t1")
 
 
 class Pretender:
-    """What a listener sees of a dialogue."""
+    """What a listener sees of a connection."""
 
     def __init__(self) -> None:
         self.permitted: list[tuple[str, bool, str]] = []
@@ -54,7 +54,7 @@ class Bench:
         self.turn.watch = Watch(self.clock, silence_timeout=SILENCE)
         self.activity.begin(self.turn.id, owner="me", dialect="chat", mode=self.turn.mode, model="sonnet")
         self.translator = AgentTranslator(NOW, self.clock) if agent else Translator(NOW)
-        self.dialogue = Pretender()
+        self.connection = Pretender()
         self.listener = self.listen()
         self.turn.watch.alive()
 
@@ -62,7 +62,7 @@ class Bench:
         return Listener(
             Circle(self.activity, self.permissions, self.plan_limits),
             self.turn,
-            cast(Dialogue, self.dialogue),
+            cast(Connection, self.connection),
             self.translator,
             silence_timeout=SILENCE,
             tool_timeout=TOOL,
@@ -187,7 +187,7 @@ def test_a_decision_goes_to_the_child(bench: Bench, choice: Any, allowed: bool, 
     thread = threading.Thread(target=lambda: bench.permissions.decide("me", name, choice, message))
     thread.start()
     thread.join(10)
-    assert bench.dialogue.permitted == [("r1", allowed, words)]
+    assert bench.connection.permitted == [("r1", allowed, words)]
     assert not bench.wait(SILENCE - 1) and bench.wait(1)
 
 
@@ -197,7 +197,7 @@ def test_what_is_always_allowed_is_decided_at_once(bench: Bench) -> None:
     bench.hear(tool())
     bench.listener.heed(PermissionAsk("r2", "Bash", {"command": "rm -r build"}))
     assert bench.permissions.pending("me") == []
-    assert bench.dialogue.permitted == [("r1", True, ""), ("r2", True, "")]
+    assert bench.connection.permitted == [("r1", True, ""), ("r2", True, "")]
     assert not bench.wait(TOOL - 1) and bench.wait(1)
 
 
@@ -206,7 +206,7 @@ def test_a_question_that_nobody_decides_is_denied(bench: Bench) -> None:
     bench.ask()
     bench.clock.now += PATIENCE
     assert bench.permissions.sweep() == 1
-    [(_, allowed, words)] = bench.dialogue.permitted
+    [(_, allowed, words)] = bench.connection.permitted
     assert not allowed and "300 s" in words
     assert not bench.wait(SILENCE - 1) and bench.wait(1)
 
@@ -221,13 +221,13 @@ def test_the_cli_can_take_a_question_back(bench: Bench) -> None:
         bench.permissions.decide("me", name, "allow")
     assert [one.id for one in bench.permissions.pending("me")] == [other]
     bench.listener.heed(ControlCancel("r2"))
-    assert bench.dialogue.permitted == [] and not bench.wait(SILENCE - 1) and bench.wait(1)
+    assert bench.connection.permitted == [] and not bench.wait(SILENCE - 1) and bench.wait(1)
 
 
 def test_a_decision_for_a_dead_child_is_told_who_decided(bench: Bench) -> None:
     """The question is decided all the same."""
     name = bench.ask()
-    bench.dialogue.is_dead = True
+    bench.connection.is_dead = True
     with pytest.raises(ChildDied):
         bench.permissions.decide("me", name, "allow")
     with pytest.raises(AlreadyDecided):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ...core.conversation import Message
 from ...core.errors import CliUnavailable, ProxyError, ShuttingDown
 from ...core.models import is_alias
-from ..turn.connection import Dialogue
+from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Order:
     model: str
     resume: Point | None = None
     agent: bool = False
-    child: Dialogue | None = None
+    child: Connection | None = None
     error: ProxyError | None = None
     abandoned: bool = False
 
@@ -84,13 +84,13 @@ class Tally:
 class Members:
     """Who is where; every list oldest first."""
 
-    spares: list[Dialogue] = field(default_factory=list)
-    live: list[Dialogue] = field(default_factory=list)
-    parked: list[Dialogue] = field(default_factory=list)
-    leased: list[Dialogue] = field(default_factory=list)
-    retired: list[tuple[Dialogue, bool]] = field(default_factory=list)
+    spares: list[Connection] = field(default_factory=list)
+    live: list[Connection] = field(default_factory=list)
+    parked: list[Connection] = field(default_factory=list)
+    leased: list[Connection] = field(default_factory=list)
+    retired: list[tuple[Connection, bool]] = field(default_factory=list)
 
-    def idle(self) -> list[Dialogue]:
+    def idle(self) -> list[Connection]:
         """Everyone whom no turn has."""
         return self.spares + self.live + self.parked
 
@@ -116,7 +116,7 @@ class Fleet:
 
     def lease(
         self, profile: Profile, resume: Point | None = None, *, newborn: bool = False, timeout: float = START_TIMEOUT
-    ) -> Dialogue:
+    ) -> Connection:
         """A child that holds no conversation and fits `profile`: prepared, blank, or new.
 
         resume: a new one that has loaded this session of the CLI's; it dies at once when the CLI does not know it.
@@ -136,7 +136,7 @@ class Fleet:
         self.wake()
         return child or self._await(order, timeout)
 
-    def lease_holding(self, chain: Sequence[bytes], messages: Sequence[Message]) -> tuple[Dialogue, int] | None:
+    def lease_holding(self, chain: Sequence[bytes], messages: Sequence[Message]) -> tuple[Connection, int] | None:
         """The child that holds most of a conversation, and how many of its messages; None when there is none.
 
         chain: H₀ … Hₙ of the messages. The last message is always new, so Hₙ itself is not looked for. A parked child
@@ -160,7 +160,7 @@ class Fleet:
                 return child, held
         return None
 
-    def give_back(self, child: Dialogue) -> None:
+    def give_back(self, child: Connection) -> None:
         """A finished answer: the child now holds what `child.holds` says, and may go on with it."""
         with self.changed:
             self.members.leased.remove(child)
@@ -181,14 +181,14 @@ class Fleet:
                 self.rehearsals.append(rehearsal)
         self.wake()
 
-    def add_live(self, child: Dialogue) -> None:
+    def add_live(self, child: Connection) -> None:
         """A child that is no turn's, and holds, or soon holds, a conversation. The lock must be held."""
         child.last_used = self._clock()
         self.members.live.append(child)
         while len(self.members.live) > self.limits.live:
             self._retire(self.members.live.pop(0), urgent=False)
 
-    def retire(self, child: Dialogue, *, urgent: bool) -> None:
+    def retire(self, child: Connection, *, urgent: bool) -> None:
         """A leased child that must not be used again; `urgent` where a turn is still running in it."""
         if urgent:
             child.terminate()
@@ -215,7 +215,7 @@ class Fleet:
         self.wake()
         return len(found)
 
-    def ask_idle(self, ask: Callable[[Dialogue], None]) -> bool:
+    def ask_idle(self, ask: Callable[[Connection], None]) -> bool:
         """Have a child that no turn has asked something that changes nothing in it; False where there is none."""
         with self.changed:
             for child in self.members.spares + self.members.live:
@@ -251,7 +251,7 @@ class Fleet:
                 return
             self._retire(group.pop(0), urgent=False)
 
-    def _retire(self, child: Dialogue, urgent: bool) -> None:
+    def _retire(self, child: Connection, urgent: bool) -> None:
         # A parked child takes the end of its input for the end of its call, and asks the API to go on without it.
         self.members.retired.append((child, urgent or child.is_parked))
 
@@ -266,7 +266,7 @@ class Fleet:
         if self.closing:
             raise ShuttingDown("The proxy is shutting down")
 
-    def _take_spare(self, profile: Profile) -> Dialogue | None:
+    def _take_spare(self, profile: Profile) -> Connection | None:
         """The prepared spare for this very profile, else a blank one that can become it; dead ones are retired."""
         spares = self.members.spares
         prepared = [child for child in spares if child.profile == profile]
@@ -278,7 +278,7 @@ class Fleet:
             self._retire(child, urgent=True)
         return None
 
-    def _await(self, order: Order, timeout: float) -> Dialogue:
+    def _await(self, order: Order, timeout: float) -> Connection:
         with self.changed:
             self.changed.wait_for(lambda: order.child or order.error, timeout)
             if order.child is not None:
@@ -289,6 +289,6 @@ class Fleet:
             raise order.error or CliUnavailable(f"The Claude Code CLI did not start within {timeout:g} s")
 
 
-def fits(child: Dialogue, profile: Profile) -> bool:
+def fits(child: Connection, profile: Profile) -> bool:
     """True where a blank child can take on a profile: of its mode, and of its model where that cannot be set."""
     return child.agent == profile.agent and (child.model == profile.model or is_alias(profile.model))

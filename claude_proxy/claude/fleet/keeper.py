@@ -17,7 +17,7 @@ from ...core.errors import ProxyError
 from ...core.models import CliModel
 from ..process import processes
 from ..process.child import Child
-from ..turn.connection import Dialogue
+from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
 from .fleet import Fleet, Order
 from .launcher import Launcher
@@ -37,7 +37,7 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 class Retirement:
     """A child on its way out: what comes next, and when."""
 
-    dialogue: Dialogue
+    connection: Connection
     steps: list[tuple[float, Callable[[], None]]]
 
 
@@ -81,7 +81,7 @@ class Keeper:
         if self._thread.ident is not None:
             self._thread.join(timeout)
         for retirement in list(self._retiring):
-            retirement.dialogue.child.kill()
+            retirement.connection.child.kill()
         if self._thread.ident is not None:
             self._thread.join(GRACE)
         self._waker.close()
@@ -123,7 +123,7 @@ class Keeper:
     def _serve(self, order: Order) -> None:
         fleet = self._fleet
         try:
-            dialogue = self._start_child(order.model, order.resume, agent=order.agent)
+            connection = self._start_child(order.model, order.resume, agent=order.agent)
         except ProxyError as error:
             with fleet.changed:
                 order.error = error
@@ -131,10 +131,10 @@ class Keeper:
             return
         with fleet.changed:
             if order.abandoned or fleet.closing:
-                fleet.members.retired.append((dialogue, False))
+                fleet.members.retired.append((connection, False))
             else:
-                fleet.members.leased.append(dialogue)
-                order.child = dialogue
+                fleet.members.leased.append(connection)
+                order.child = connection
             fleet.changed.notify_all()
 
     def _rehearse(self) -> None:
@@ -146,18 +146,18 @@ class Keeper:
             rehearsal = fleet.rehearsals.popleft()
             fleet.make_room()
         try:
-            dialogue = self._start_child(rehearsal.profile.model, agent=rehearsal.profile.agent)
-            dialogue.prepare(rehearsal.profile)
-            dialogue.session = rehearsal.session
-            dialogue.rehearse(rehearsal.messages, rehearsal.holds)
+            connection = self._start_child(rehearsal.profile.model, agent=rehearsal.profile.agent)
+            connection.prepare(rehearsal.profile)
+            connection.session = rehearsal.session
+            connection.rehearse(rehearsal.messages, rehearsal.holds)
         except ProxyError as error:
             log.warning("A conversation could not be prepared ahead: %s", error.message)
             return
         with fleet.changed:
             if fleet.closing:
-                fleet.members.retired.append((dialogue, True))
+                fleet.members.retired.append((connection, True))
             else:
-                fleet.add_live(dialogue)
+                fleet.add_live(connection)
 
     def _fill_gaps(self) -> None:
         """One spare at a time, not right after a lease, not while starts fail, not without memory."""
@@ -166,17 +166,17 @@ class Keeper:
             return
         try:
             kind = profile or self._default
-            dialogue = self._start_child(kind.model, agent=kind.agent)
+            connection = self._start_child(kind.model, agent=kind.agent)
             if profile is not None:
-                dialogue.prepare(profile)
+                connection.prepare(profile)
         except ProxyError as error:
             self._put_off(str(error))
             return
         with self._fleet.changed:
             if self._fleet.closing:
-                self._fleet.members.retired.append((dialogue, False))
+                self._fleet.members.retired.append((connection, False))
             else:
-                self._fleet.members.spares.append(dialogue)
+                self._fleet.members.spares.append(connection)
 
     def _gap(self) -> tuple[Profile | None, bool]:
         """The spare that is missing: (None, True) is a blank one, (profile, True) a prepared one."""
@@ -200,10 +200,10 @@ class Keeper:
             return None, True
         return wanted, len(prepared) == len(stale)
 
-    def _start_child(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Dialogue:
+    def _start_child(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Connection:
         child = self._launcher.start(model, resume, agent=agent)
         self._fleet.tally.started += 1
-        return Dialogue(child, model, self._on_models, agent=agent)
+        return Connection(child, model, self._on_models, agent=agent)
 
     def _put_off(self, reason: str) -> None:
         log.warning("No spare could be started (%s); next try in %g s", reason, self._backoff)
@@ -242,23 +242,23 @@ class Keeper:
         with self._fleet.changed:
             fresh, self._fleet.members.retired = self._fleet.members.retired, []
         now = self._clock()
-        for dialogue, urgent in fresh:
-            child = dialogue.child
+        for connection, urgent in fresh:
+            child = connection.child
             if not urgent:
                 child.end_input()
             steps: list[tuple[float, Callable[[], None]]] = [
                 (now if urgent else now + GRACE, child.terminate),
                 (now + GRACE * (1 if urgent else 2), child.kill),
             ]
-            self._retiring.append(Retirement(dialogue, steps))
+            self._retiring.append(Retirement(connection, steps))
 
     def _end_retired(self) -> None:
         now = self._clock()
         for retirement in list(self._retiring):
-            child = retirement.dialogue.child
+            child = retirement.connection.child
             if child.has_exited():
                 child.reap()
-                self._launcher.clear_after(retirement.dialogue)
+                self._launcher.clear_after(retirement.connection)
                 self._retiring.remove(retirement)
                 how = how_ended(child.returncode)
                 self._fleet.tally.ended[how] = self._fleet.tally.ended.get(how, 0) + 1
@@ -269,7 +269,7 @@ class Keeper:
     def _end_stubborn(self) -> None:
         """SIGKILL to a leased child that was told to end and did not: its worker waits for it, and cannot."""
         with self._fleet.changed:
-            told = [dialogue.child for dialogue in self._fleet.members.leased if dialogue.child.was_terminated]
+            told = [connection.child for connection in self._fleet.members.leased if connection.child.was_terminated]
         now = self._clock()
         self._stubborn = {child: self._stubborn.get(child, now) for child in told}
         for child, since in self._stubborn.items():

@@ -20,7 +20,7 @@ from ...core.errors import BadRequest, CliUnavailable
 from ..process import locate, processes
 from ..process.child import Child
 from ..process.locate import Installation, Login
-from ..turn.connection import Dialogue
+from ..turn.connection import Connection
 from ..wire.profile import Point
 from .agent_flags import AgentOptions
 
@@ -192,14 +192,14 @@ class Launcher:
                     removed += 1
         return removed
 
-    def clear_after(self, dialogue: Dialogue) -> None:
+    def clear_after(self, connection: Connection) -> None:
         """Remove what a child that has ended wrote of a session that nobody can go on with."""
         keeps = self._persist
-        if dialogue.agent:
+        if connection.agent:
             keeps = self._agent is not None and self._agent.keeps
-        writes = dialogue.agent or keeps  # an agent's sub-agents leave files although it keeps none
-        if writes and dialogue.session_id is not None and not (keeps and dialogue.is_remembered):
-            self.forget_sessions((dialogue.session_id,))
+        writes = connection.agent or keeps  # an agent's sub-agents leave files although it keeps none
+        if writes and connection.session_id is not None and not (keeps and connection.is_remembered):
+            self.forget_sessions((connection.session_id,))
 
     def close(self) -> None:
         """Remove the folder of this run; every child must have been reaped."""

@@ -1,6 +1,6 @@
 """One turn on one child: send what is new, yield the answer's events.
 
-In: a leased `Dialogue`, the messages it does not hold yet, the parameters. Out: canonical events, `MessageEnd` last.
+In: a leased `Connection`, the messages it does not hold yet, the parameters. Out: canonical events, `MessageEnd` last.
 Rule: the generator returns only when the CLI's `result` has arrived, the turn is parked, or the answer was cut on
 purpose; whatever else happens is an exception, and the child must then be retired.
 """
@@ -13,12 +13,12 @@ from ...core.events import Event
 from ..wire.profile import Profile
 from ..wire.protocol import Inbound
 from .agent_translator import AgentTranslator
-from .connection import Dialogue
+from .connection import Connection
 from .translator import Translator
 
 
 def prepare_turn(
-    dialogue: Dialogue,
+    connection: Connection,
     profile: Profile,
     messages: Sequence[Message],
     settings: dict[str, Any],
@@ -30,14 +30,14 @@ def prepare_turn(
 
     messages: those the child does not hold, oldest first, the last one the user's; for a parked child the one message
     that answers its calls. mark: a history that is replayed from its start ends with a cache breakpoint. alive: called
-    whenever the child was heard, and before it is waited for. Raises what `Dialogue` does.
+    whenever the child was heard, and before it is waited for. Raises what `Connection` does.
     """
     alive()
-    dialogue.prepare(profile)
-    dialogue.apply(settings)
-    marked = last_stable(messages) if mark and dialogue.holds is None else None
+    connection.prepare(profile)
+    connection.apply(settings)
+    marked = last_stable(messages) if mark and connection.holds is None else None
     for index, message in enumerate(messages[:-1]):
-        dialogue.replay(message, alive, mark=index == marked)
+        connection.replay(message, alive, mark=index == marked)
 
 
 def last_stable(messages: Sequence[Message]) -> int | None:
@@ -52,7 +52,7 @@ def last_stable(messages: Sequence[Message]) -> int | None:
 
 
 def answer_turn(
-    dialogue: Dialogue,
+    connection: Connection,
     messages: Sequence[Message],
     translator: Translator | AgentTranslator,
     alive: Callable[[], None],
@@ -62,14 +62,14 @@ def answer_turn(
 
     heed: called with each message once it has been translated, before its events are yielded.
     """
-    if dialogue.is_parked:
-        dialogue.answer(messages[-1])
+    if connection.is_parked:
+        connection.answer(messages[-1])
     else:
-        dialogue.ask(messages[-1])
+        connection.ask(messages[-1])
     while not translator.done:
-        inbound = dialogue.receive(alive)
+        inbound = connection.receive(alive)
         events = translator.feed(inbound)
-        if translator.cut and not dialogue.agent:
-            dialogue.stop_now()  # before anything else: the CLI is about to ask the API to go on
+        if translator.cut and not connection.agent:
+            connection.stop_now()  # before anything else: the CLI is about to ask the API to go on
         heed(inbound)
         yield from events

@@ -1,4 +1,4 @@
-"""One child and what it has been told: initialisation, model, parameters, the conversation it holds.
+"""The connection to one child: its initialisation, model and parameters, and the conversation it holds.
 
 In: a profile, settings, messages. Out: the CLI's messages, typed. What every conversation needs and no turn cares
 about is dealt with here: answers to our control requests, and refusals of requests that we do not serve.
@@ -45,7 +45,7 @@ NO_SETTINGS: dict[str, Any] = {
 }
 
 
-class Dialogue:
+class Connection:
     """A child under one owner at a time.
 
     agent: it was started for agent mode. model: what the CLI was started with or set to. profile: None while it is

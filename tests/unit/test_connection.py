@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from claude_proxy.claude.process.child import Child
-from claude_proxy.claude.turn.connection import Dialogue
+from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.wire.profile import Point, Profile
 from claude_proxy.claude.wire.protocol import ControlCancel, ControlRequest, PermissionAsk
 from claude_proxy.core.conversation import user
@@ -24,7 +24,7 @@ HOOK: Json = {"type": "control_request", "request_id": "r2", "request": {"subtyp
 
 
 class Pretender:
-    """What a dialogue sees of a child: lines that wait, lines that were sent."""
+    """What a connection sees of a child: lines that wait, lines that were sent."""
 
     pid = 7
 
@@ -42,9 +42,9 @@ class Pretender:
         self.sent.append(json.loads(line))
 
 
-def dialogue(*messages: Json, agent: bool = True) -> tuple[Dialogue, Pretender]:
+def connection(*messages: Json, agent: bool = True) -> tuple[Connection, Pretender]:
     child = Pretender(*messages)
-    return Dialogue(cast(Child, child), "sonnet", lambda models: None, agent=agent), child
+    return Connection(cast(Child, child), "sonnet", lambda models: None, agent=agent), child
 
 
 def line(kind: str, uuid: str, parent: str | None = None, content: Any = ()) -> Json:
@@ -54,7 +54,7 @@ def line(kind: str, uuid: str, parent: str | None = None, content: Any = ()) -> 
 
 def test_questions_of_an_agent_are_passed_on() -> None:
     """And that they are taken back; everything else that is asked is refused."""
-    talk, child = dialogue(QUESTION, CANCEL, HOOK, RESULT)
+    talk, child = connection(QUESTION, CANCEL, HOOK, RESULT)
     asked = talk.receive(lambda: None)
     assert asked == PermissionAsk("r1", "Bash", {"command": "ls"}, "t1")
     assert talk.receive(lambda: None) == ControlCancel("r1")
@@ -67,7 +67,7 @@ def test_questions_of_an_agent_are_passed_on() -> None:
 
 def test_questions_of_a_chat_are_refused() -> None:
     """Nobody could decide them; the turn would wait for ever."""
-    talk, child = dialogue(QUESTION, CANCEL, RESULT, agent=False)
+    talk, child = connection(QUESTION, CANCEL, RESULT, agent=False)
     talk.receive(lambda: None)
     assert [(sent["response"]["subtype"], sent["response"]["request_id"]) for sent in child.sent] == [("error", "r1")]
 
@@ -75,7 +75,7 @@ def test_questions_of_a_chat_are_refused() -> None:
 def test_that_a_tool_still_runs_is_no_sign_of_life() -> None:
     """All else that is heard is one, also what is answered here."""
     heard: list[str] = []
-    talk, _ = dialogue({"type": "tool_progress", "tool_use_id": "t1"}, HOOK, RESULT)
+    talk, _ = connection({"type": "tool_progress", "tool_use_id": "t1"}, HOOK, RESULT)
     for _ in range(2):
         talk.receive(lambda: heard.append("alive"))
     assert heard == ["alive"] * 2
@@ -84,14 +84,14 @@ def test_that_a_tool_still_runs_is_no_sign_of_life() -> None:
 @pytest.mark.parametrize("said", [QUESTION, RESULT, line("assistant", "u1")])
 def test_an_idle_child_that_asks_or_talks_is_not_quiet(said: Json) -> None:
     """It would do something that nobody asked for."""
-    assert not dialogue(said)[0].look()
-    assert dialogue({"type": "tool_progress"})[0].look()
+    assert not connection(said)[0].look()
+    assert connection({"type": "tool_progress"})[0].look()
 
 
 def test_a_session_stands_after_the_last_message_of_its_own() -> None:
     """An answer, or the result of a tool, after which nothing came; what a sub-agent says is another session's."""
-    talk, child = dialogue(INIT)
-    child.lines += dialogue(
+    talk, child = connection(INIT)
+    child.lines += connection(
         line("assistant", "u1"),
         line("user", "u2", content=[{"type": "tool_result", "tool_use_id": "t1"}]),
         line("assistant", "u3", parent="t1"),
@@ -108,7 +108,7 @@ def test_a_session_stands_after_the_last_message_of_its_own() -> None:
 def test_the_recorded_limit_leaves_a_session_after_its_tool() -> None:
     """Resumed before that, the model would be told that its tool gave nothing, and might run it again."""
     messages = [message for message in read("agent_max_turns") if message["type"] != "control_response"]
-    talk, child = dialogue(*messages)
+    talk, child = connection(*messages)
     while child.lines:
         talk.receive(lambda: None)
     [answered] = [message["uuid"] for message in messages if message["type"] == "user"]
@@ -125,14 +125,14 @@ def test_the_recorded_limit_leaves_a_session_after_its_tool() -> None:
 )
 def test_an_agent_keeps_the_clis_own_prompt(profile: Profile, wanted: Json) -> None:
     """Unless the client has one."""
-    talk, child = dialogue()
+    talk, child = connection()
     talk.prepare(profile)
     assert child.sent[0]["request"] == {"subtype": "initialize", **wanted}
 
 
 def test_a_child_is_initialised_once() -> None:
     """For the same profile nothing is sent again; another needs another child."""
-    talk, child = dialogue()
+    talk, child = connection()
     talk.prepare(Profile("sonnet"))
     talk.prepare(Profile("sonnet"))
     assert len(child.sent) == 1
@@ -142,7 +142,7 @@ def test_a_child_is_initialised_once() -> None:
 
 def test_an_earlier_message_that_was_not_taken_is_an_error() -> None:
     """The history would be another."""
-    talk, child = dialogue({**RESULT, "is_error": True})
+    talk, child = connection({**RESULT, "is_error": True})
     with pytest.raises(UpstreamError):
         talk.replay(user("old"), lambda: None)
     assert child.sent[0]["shouldQuery"] is False
@@ -150,9 +150,9 @@ def test_an_earlier_message_that_was_not_taken_is_an_error() -> None:
 
 def test_a_request_that_the_cli_refuses_is_an_error() -> None:
     """It says which, and why."""
-    talk, child = dialogue()
+    talk, child = connection()
     talk.prepare(Profile("sonnet"))
     refused = {"subtype": "error", "request_id": child.sent[0]["request_id"], "error": "no"}
-    child.lines += dialogue({"type": "control_response", "response": refused})[1].lines
+    child.lines += connection({"type": "control_response", "response": refused})[1].lines
     with pytest.raises(UpstreamError, match="refused initialize: no"):
         talk.receive(lambda: None)
