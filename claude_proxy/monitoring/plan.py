@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ..claude.wire.protocol import RateLimitInfo
 from ..core.errors import PlanLimitReached
-from ..core.models import ALIASES
+from ..core.models import family_of, family_of_window
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +24,9 @@ log = logging.getLogger(__name__)
 FAR_FROM_USED_UP = 0.9
 ASK_INTERVAL = 60.0
 ANSWER_TIMEOUT = 3.0
-# What the API calls the weekly window of its largest model (`seven_day_overage_included`, "Fable limit" in the CLI).
-LARGEST_MODEL = "fable"
 WORDS = {
     "five_hour": "5-hour limit",
     "seven_day": "weekly limit",
-    "seven_day_overage_included": "weekly limit for fable",
     "overage": "limit of paid extra use",
 }
 
@@ -51,8 +48,8 @@ class Window:
     @property
     def words(self) -> str:
         """`weekly limit for opus`."""
-        model = family_of(self.type)
-        return WORDS.get(self.type) or (f"weekly limit for {model}" if model else f"limit {self.type}")
+        family = family_of_window(self.type)
+        return WORDS.get(self.type) or (f"weekly limit for {family.alias}" if family else f"limit {self.type}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,7 @@ class PlanLimits:
             if kind is not None:
                 self._take(Window(kind, info.status, info.utilization, info.resets_at, now, refused), refused)
             elif info.status == "allowed":
-                self._clear(lambda window: family_of(window.type) is None)
+                self._clear(lambda window: family_of_window(window.type) is None)
             self._overage, self._using_overage = info.overage_status or self._overage, paid
             self._source, self._as_of = "rate_limit_event", now
             after = self._current(now)
@@ -254,18 +251,10 @@ _SAID = {
 }
 
 
-def family_of(kind: str) -> str | None:
-    """The models that a window is for, by the name that they have in common; None where it is for all."""
-    if kind == "seven_day_overage_included":
-        return LARGEST_MODEL
-    last = kind.rpartition("_")[2]
-    return last if last in ALIASES else None
-
-
 def concerns(kind: str, model: str) -> bool:
     """True where a window of this type counts the use of a model."""
-    family = family_of(kind)
-    return family is None or family in model.lower()
+    family = family_of_window(kind)
+    return family is None or family is family_of(model)
 
 
 def iso_time(seconds: float) -> str:

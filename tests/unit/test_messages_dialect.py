@@ -42,7 +42,7 @@ from claude_proxy.core.events import (
     collect,
 )
 from claude_proxy.dialects.dialect import Context, Parsed
-from claude_proxy.dialects.messages.answer import Messages, Signatures, build_usage, context_window, count_tokens
+from claude_proxy.dialects.messages.answer import Messages, Signatures, build_usage, count_tokens
 from claude_proxy.dialects.messages.request import MessagesRequest, parse_messages
 
 Json = dict[str, Any]
@@ -545,22 +545,6 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_claude_code_looks_f
     dialect.parse(body(model="claude-haiku-4-5"))
     message = dialect.error(ContextTooLong("x"), "req_1")[1]["error"]["message"]
     assert message == "prompt is too long: 200001 tokens > 200000 maximum"
-
-
-@pytest.mark.parametrize(
-    ("model", "tokens"),
-    [
-        ("claude-opus-5-5", 1_000_000),
-        ("sonnet", 1_000_000),
-        ("claude-sonnet-4-20250514", 200_000),
-        ("claude-sonnet-4-20250514[1m]", 1_000_000),
-        ("claude-3-5-haiku-latest", 200_000),
-        ("haiku", 200_000),
-    ],
-)
-def test_the_context_of_a_model(model: str, tokens: int) -> None:
-    """A million from version 5 on."""
-    assert context_window(model) == tokens
 
 
 def test_counting_needs_no_limit_and_no_order() -> None:

@@ -2,7 +2,18 @@
 
 import pytest
 
-from claude_proxy.core.models import Catalogue, CliModel, Resolution, is_alias, resolve
+from claude_proxy.core.models import (
+    FAMILIES,
+    Catalogue,
+    CliModel,
+    Family,
+    Resolution,
+    context_window,
+    family_of,
+    family_of_window,
+    is_alias,
+    resolve,
+)
 
 NAMES = (
     ("claude-opus-4", "opus"),
@@ -62,6 +73,41 @@ def test_an_unknown_name_is_substituted_and_said_to_be(name: str, wanted: str) -
 def test_only_an_alias_can_be_set_at_no_cost(name: str, wanted: bool) -> None:
     """A full id would make the CLI ask the API."""
     assert is_alias(name) is wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    [
+        ("claude-opus-5-5", 1_000_000),
+        ("sonnet", 1_000_000),
+        ("claude-sonnet-4-20250514", 200_000),
+        ("claude-sonnet-4-20250514[1m]", 1_000_000),
+        ("claude-3-5-haiku-latest", 200_000),
+        ("haiku", 200_000),
+        ("gpt-4o-mini", 200_000),
+        ("gpt-4o", 1_000_000),
+        ("my-model", 1_000_000),
+    ],
+)
+def test_the_context_of_a_model(model: str, tokens: int) -> None:
+    """A million from version 5 on, but not for the small ones; a name without a version is the newest."""
+    assert context_window(model) == tokens
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.alias)
+def test_a_family_is_known_by_its_alias_in_ids_and_in_windows_of_the_plan(family: Family) -> None:
+    """Every row of the table, whatever its other facts are."""
+    assert family_of(family.alias) is family
+    assert family_of(f"claude-{family.alias.upper()}-5-5") is family
+    assert family_of_window(f"seven_day_{family.alias}") is family
+    assert all(resolve(name, "DEFAULT") == Resolution(family.alias) for name in (family.alias, *family.names))
+
+
+def test_a_window_for_all_models_belongs_to_no_family() -> None:
+    """One is named after the plan, and is the largest model's."""
+    assert [family_of_window(window) for window in ("five_hour", "seven_day", "overage", "")] == [None] * 4
+    largest = family_of_window("seven_day_overage_included")
+    assert largest is not None and largest.alias == "fable"
 
 
 MODELS = (

@@ -27,13 +27,13 @@ from ...core.events import (
     ToolInputDelta,
     Usage,
 )
+from ...core.models import context_window
 from ...core.tokens import estimate, estimate_conversation
 from ..dialect import Context, Parsed, sse
 from .request import parse_messages, parse_prompt
 
 DEFAULT_VERSION = "2023-06-01"
 SIGNATURES_KEPT = 10_000
-SMALL_CONTEXT, LARGE_CONTEXT = 200_000, 1_000_000
 
 # https://docs.anthropic.com/en/api/errors; a status that is not here is our failure, or that of what is behind us.
 ERROR_TYPES: dict[int, str] = {
@@ -180,16 +180,6 @@ def count_tokens(body: bytes) -> int:
     """The answer to `count_tokens`, an estimate. Raises BadRequest with the path of what is wrong."""
     counted = parse_prompt(body)
     return estimate(counted.entries, counted.tools)
-
-
-def context_window(model: str) -> int:
-    """Tokens that a model reads at most. From version 5 on, and with the suffix `[1m]`, it is a million
-    (`modelUsage.contextWindow` in `tests/data/transcripts`), but not for the small ones; names without a version mean
-    the newest."""
-    name = model.lower()
-    version = re.search(r"(?:opus|sonnet|haiku|fable|claude)-(\d+)", name)
-    is_new = version is None or int(version.group(1)) >= 5
-    return LARGE_CONTEXT if "[1m]" in name or (is_new and "haiku" not in name) else SMALL_CONTEXT
 
 
 def build_usage(usage: Usage) -> dict[str, Any]:
