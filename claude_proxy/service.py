@@ -17,6 +17,7 @@ from .claude.fleet.agent_flags import AGENT_VARIABLES, build_options
 from .claude.fleet.fleet import Counts, Fleet, Limits
 from .claude.fleet.keeper import GRACE, Keeper
 from .claude.fleet.launcher import Launcher, build_environment
+from .claude.fleet.waker import PipePoller
 from .claude.process import locate
 from .claude.wire.profile import Profile
 from .config import Config, ConfigError, expand, read_mcp_servers
@@ -86,7 +87,8 @@ class Service:
         self.plan_limits = PlanLimits(time.time)
         self.ledger = Ledger(self.store, time.time)
         self.session_queue = SessionQueue(config.max_queue)
-        self.fleet = Fleet(limits_of(config), clock)
+        self._poller = PipePoller()
+        self.fleet = Fleet(limits_of(config), clock, self._poller)
         self.plan_question = PlanQuestion(self.plan_limits, self._ask_for_usage, clock)
         self.metrics = Metrics(self._gauges, self.plan_limits.snapshot, self._knows_model)
         self.sinks = sinks.build(config)
@@ -116,7 +118,13 @@ class Service:
         model = resolve(self.config.model, self.config.model).cli_model
         default = Profile(model, agent=self.config.mode == "agent")
         self._keeper = Keeper(
-            self.fleet, self._launcher, default, self._clock, self.catalogue.update, chore=self._prune
+            self.fleet,
+            self._poller,
+            self._launcher,
+            default,
+            self._clock,
+            self.catalogue.update,
+            chore=self._prune,
         )
         self._keeper.start()
         self.watchdog.start()
@@ -233,6 +241,7 @@ class Service:
         self.sinks.stop()
         if self._keeper is not None:
             self._keeper.stop(3 * GRACE)
+        self._poller.close()
         if self._login_thread is not None:
             self._login_thread.join(locate.ASK_TIMEOUT)
         if self._demo is not None:

@@ -54,14 +54,14 @@ class Bench:
     def __init__(self, *, live: int = 2, maximum: int = 10) -> None:
         self.now = 0.0
         self.wakes = 0
-        self.fleet = Fleet(Limits(1, live, maximum, 900.0, 600.0), lambda: self.now)
-        self.fleet.wake = self.wake
+        self.has_keeper = True
+        self.fleet = Fleet(Limits(1, live, maximum, 900.0, 600.0), lambda: self.now, self)
         self.serve: Callable[[Order], None] = lambda order: None
 
     def wake(self) -> None:
-        """The keeper, at once."""
+        """The keeper, at once; nothing where there is none."""
         self.wakes += 1
-        while self.fleet.orders:
+        while self.has_keeper and self.fleet.orders:
             self.serve(self.fleet.orders.popleft())
 
     def make(self, group: str, name: str, **fields: object) -> Connection:
@@ -159,7 +159,7 @@ def test_a_child_that_cannot_be_started_is_an_error(bench: Bench) -> None:
     with pytest.raises(CliUnavailable, match="did not start within"):
         bench.fleet.lease(PROFILE, timeout=0.0)
     assert orders[-1].abandoned
-    bench.fleet.wake = lambda: None
+    bench.has_keeper = False
     with pytest.raises(CliUnavailable):
         bench.fleet.lease(PROFILE, timeout=0.0)
     assert not bench.fleet.orders
@@ -279,7 +279,7 @@ def test_room_is_made_by_those_who_are_missed_least(groups: tuple[str, ...], gon
 
 def test_a_fleet_that_closes_leases_nothing_and_lets_everything_go(bench: Bench) -> None:
     """Orders that wait are told; what comes back late goes at once."""
-    bench.fleet.wake = lambda: None
+    bench.has_keeper = False
     waiting = Order("sonnet")
     bench.fleet.orders.append(waiting)
     bench.make("live", "live", holds=b"1")

@@ -17,6 +17,7 @@ from ...core.errors import CliUnavailable, ProxyError, ShuttingDown
 from ...core.models import is_alias
 from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
+from .waker import Waker
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +100,11 @@ class Members:
 
 
 class Fleet:
-    """Leases and returns. `wake` is set by the keeper: called without the lock held when it has work."""
+    """Leases and returns. The keeper is woken without the lock held."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float], waker: Waker) -> None:
         self.limits = limits
+        self._waker = waker
         self._clock = clock
         self.changed = threading.Condition()  # guards: members, orders, rehearsals, last_profile, last_lease, closing
         self.members = Members()
@@ -112,7 +114,6 @@ class Fleet:
         self.last_profile: Profile | None = None
         self.last_lease = float("-inf")
         self.closing = False
-        self.wake: Callable[[], None] = lambda: None
 
     def lease(
         self, profile: Profile, resume: Point | None = None, *, newborn: bool = False, timeout: float = START_TIMEOUT
@@ -133,7 +134,7 @@ class Fleet:
                 self.orders.append(order)
             else:
                 self.members.leased.append(child)
-        self.wake()
+        self._waker.wake()
         return child or self._await(order, timeout)
 
     def lease_holding(self, chain: Sequence[bytes], messages: Sequence[Message]) -> tuple[Connection, int] | None:
@@ -172,14 +173,14 @@ class Fleet:
             if self.closing:
                 self._retire_all_idle()
             self.changed.notify_all()
-        self.wake()
+        self._waker.wake()
 
     def rehearse(self, rehearsal: Rehearsal) -> None:
         """Have a child prepared with a history that a next request will probably begin with."""
         with self.changed:
             if not self.closing and self.limits.live:
                 self.rehearsals.append(rehearsal)
-        self.wake()
+        self._waker.wake()
 
     def add_live(self, child: Connection) -> None:
         """A child that is no turn's, and holds, or soon holds, a conversation. The lock must be held."""
@@ -197,13 +198,13 @@ class Fleet:
                 self.members.leased.remove(child)
             self._retire(child, urgent)
             self.changed.notify_all()
-        self.wake()
+        self._waker.wake()
 
     def retire_idle(self) -> None:
         """Every child that is not leased: what they know of the login, or of the CLI's version, is out of date."""
         with self.changed:
             self._retire_all_idle()
-        self.wake()
+        self._waker.wake()
 
     def retire_session(self, key: str) -> int:
         """Every child that holds a conversation of this session, and is in no turn; returns how many."""
@@ -212,7 +213,7 @@ class Fleet:
             for child in found:
                 (self.members.parked if child in self.members.parked else self.members.live).remove(child)
                 self._retire(child, urgent=False)
-        self.wake()
+        self._waker.wake()
         return len(found)
 
     def ask_idle(self, ask: Callable[[Connection], None]) -> bool:

@@ -5,10 +5,7 @@ It must start them all: the parent-death signal of Linux follows the *thread* th
 until the last child is gone, and no error may end it.
 """
 
-import contextlib
 import logging
-import os
-import select
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
 from .fleet import Fleet, Order
 from .launcher import Launcher
+from .waker import Poller
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +45,21 @@ class Keeper:
     def __init__(
         self,
         fleet: Fleet,
+        poller: Poller,
         launcher: Launcher,
         default: Profile,
         clock: Callable[[], float],
         on_models: Callable[[Sequence[CliModel]], None],
         chore: Callable[[], None] = lambda: None,
     ) -> None:
-        """`chore`: what else is to be done now and then, such as pruning; called at the start and every hour."""
+        """
+        Args:
+            poller: what the keeper sleeps with, and `fleet` wakes.
+            default: what the first spare is started for.
+            clock: monotonic seconds.
+            on_models: is given the models of every child that has been initialised.
+            chore: what else is to be done now and then, such as pruning; called at the start and every hour.
+        """
         self._fleet = fleet
         self._launcher = launcher
         self._default = default
@@ -66,9 +72,8 @@ class Keeper:
         self._stopping = threading.Event()
         self._start_after = float("-inf")
         self._backoff = FIRST_BACKOFF
-        self._waker = _Waker()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-        fleet.wake = self._waker.wake
+        self._poller = poller
+        self._thread = threading.Thread(target=self.run, name="keeper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -77,26 +82,29 @@ class Keeper:
         """End every child that is left, then the thread; what is still there after `timeout` seconds is killed."""
         self._fleet.close()
         self._stopping.set()
-        self._waker.wake()
+        self._poller.wake()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         for retirement in list(self._retiring):
             retirement.connection.child.kill()
         if self._thread.ident is not None:
             self._thread.join(GRACE)
-        self._waker.close()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """The thread's loop; returns once `stop` has been called and every child is gone."""
         while True:
             try:
+                self.sweep()
                 if self._stopping.is_set() and self._all_gone():
-                    return
-                self._work()
+                    return  # before the wait: nothing would end it but its timeout
+                self._poller.wait(self._descriptors(), self._pause())
+                self._look_after_idle()
             except Exception:  # this thread must outlive its children: the kernel ends them when it ends
                 log.exception("The keeper failed; it goes on")
                 self._stopping.wait(TICK)
 
-    def _work(self) -> None:
+    def sweep(self) -> None:
+        """Everything that is due now; starts of children take their time, nothing else is waited for."""
         self._serve_orders()
         self._rehearse()
         self._expire()
@@ -107,8 +115,6 @@ class Keeper:
         self._take_retired()
         self._end_retired()
         self._end_stubborn()
-        self._waker.wait(self._descriptors(), self._pause())
-        self._look_after_idle()
 
     def _serve_orders(self) -> None:
         fleet = self._fleet
@@ -291,37 +297,6 @@ class Keeper:
         if self._retiring:
             return 0.05
         return TICK
-
-
-class _Waker:
-    """Waits on descriptors and on a call from another thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards: _write, against a wake after close
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-
-    def wake(self) -> None:
-        with self._lock, contextlib.suppress(BlockingIOError):
-            if self._write >= 0:
-                os.write(self._write, b"!")
-
-    def wait(self, descriptors: list[int], timeout: float) -> None:
-        """Return once a descriptor can be read, `wake` is called, or `timeout` seconds have passed."""
-        poll = select.poll()
-        poll.register(self._read, select.POLLIN)
-        for descriptor in descriptors:
-            poll.register(descriptor, select.POLLIN)
-        poll.poll(timeout * 1000)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._read, 4096)
-
-    def close(self) -> None:
-        with self._lock:
-            os.close(self._read)
-            os.close(self._write)
-            self._read = self._write = -1
 
 
 def how_ended(returncode: int | None) -> str:
