@@ -25,7 +25,8 @@ from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound,
 from .core.models import Catalogue, is_alias, resolve
 from .demo import DemoApi
 from .monitoring.activity import Activity
-from .monitoring.metrics import Gauges, Metrics
+from .monitoring.counts import Gauges
+from .monitoring.metrics import Metrics
 from .monitoring.permissions import Kind as PermissionKind
 from .monitoring.permissions import Pending, Permissions
 from .monitoring.plan import PlanLimits, PlanQuestion

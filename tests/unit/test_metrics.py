@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from claude_proxy.core.errors import ProxyError, RateLimited, RequestTimedOut
 from claude_proxy.core.events import Usage
 from claude_proxy.monitoring.activity import Activity
-from claude_proxy.monitoring.metrics import DURATION_BOUNDS, FIRST_TOKEN_BOUNDS, MOST_MODELS, Gauges, Metrics
+from claude_proxy.monitoring.counts import Gauges
+from claude_proxy.monitoring.metrics import DURATION_BOUNDS, FIRST_TOKEN_BOUNDS, MOST_MODELS, Metrics
 from claude_proxy.monitoring.plan import Snapshot, Window
 
 Samples = dict[tuple[str, ...], float]
