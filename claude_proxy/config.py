@@ -13,17 +13,17 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from . import __version__
 from .addresses import is_address, is_loopback, is_web_address, name_server
-from .values import CONVERTERS, WORDS
+from .values import Amount, AtLeastOne, Count, Port, PositiveSeconds, Size, Texts, choices, convert, describe, suggest
 
 PREFIX = "CLAUDE_PROXY_"
-LOG_LEVELS = ("debug", "info", "warning", "error")
-MODES = ("chat", "agent")
-PERMISSION_MODES = ("default", "ask", "acceptEdits", "plan", "bypass")
-PROGRESS = ("none", "reasoning", "content")
+Mode = Literal["chat", "agent"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+PermissionMode = Literal["default", "ask", "acceptEdits", "plan", "bypass"]
+PERMISSION_MODES: tuple[PermissionMode, ...] = get_args(PermissionMode)
 
 # What the CLI would use instead of its own login, if it saw it.
 KEY_VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
@@ -50,12 +50,11 @@ def setting(
     help_text: str,
     *,
     short: str = "",
-    choices: Sequence[str] = (),
     metavar: str = "",
     secret: bool = False,
 ) -> Any:
     """A field of `Config` together with what the command line and the README say of it."""
-    metadata = {"help": help_text, "short": short, "choices": tuple(choices), "metavar": metavar}
+    metadata = {"help": help_text, "short": short, "metavar": metavar}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -64,50 +63,54 @@ class Config:
     """All settings. `environ` is the environment as found at start: the children's is built from it."""
 
     host: str = setting("127.0.0.1", "address to bind to", short="-H", metavar="ADDRESS")
-    port: int = setting(3456, "port to bind to; 0 takes a free one", short="-p")
-    api_key: tuple[str, ...] = setting(
+    port: Port = setting(3456, "port to bind to; 0 takes a free one", short="-p")
+    api_key: Texts = setting(
         (), "key that clients must send, repeatable; required unless bound to loopback", metavar="KEY", secret=True
     )
     claude: str = setting("", "the Claude Code CLI; found by itself when not given", metavar="PATH")
     model: str = setting("sonnet", "model for requests whose own is unknown", short="-m")
-    unknown_model: str = setting("substitute", "what an unknown model name gets", choices=("substitute", "error"))
+    unknown_model: Literal["substitute", "error"] = setting("substitute", "what an unknown model name gets")
     fallback_model: str = setting("", "model that answers while the plan refuses the one that was asked for")
-    max_concurrent: int = setting(5, "turns that run at once")
-    max_queue: int = setting(10, "turns that may wait; beyond that 429")
-    warm: int = setting(1, "children started ahead of need")
-    live: int = setting(4, "children kept that hold a finished conversation")
-    idle_ttl: float = setting(900.0, "a kept conversation nobody comes back to is given up", metavar="SECONDS")
-    park_ttl: float = setting(600.0, "a turn waits so long for the client's tool results", metavar="SECONDS")
-    max_children: int = setting(24, "children of every kind together")
-    inactivity_timeout: float = setting(600.0, "a child silent for so long is killed", metavar="SECONDS")
-    request_timeout: float = setting(1800.0, "limit for one request, queue included; 0 = none", metavar="SECONDS")
-    heartbeat_interval: float = setting(15.0, "signs of life on a quiet stream", metavar="SECONDS")
-    client_timeout: float = setting(60.0, "a client that reads nothing for so long loses its turn", metavar="SECONDS")
-    permission_timeout: float = setting(300.0, "a tool that nobody allows for so long is denied", metavar="SECONDS")
-    shutdown_timeout: float = setting(30.0, "time for running turns to end at shutdown", metavar="SECONDS")
+    max_concurrent: AtLeastOne = setting(5, "turns that run at once")
+    max_queue: Count = setting(10, "turns that may wait; beyond that 429")
+    warm: Count = setting(1, "children started ahead of need")
+    live: Count = setting(4, "children kept that hold a finished conversation")
+    idle_ttl: Amount = setting(900.0, "a kept conversation nobody comes back to is given up", metavar="SECONDS")
+    park_ttl: Amount = setting(600.0, "a turn waits so long for the client's tool results", metavar="SECONDS")
+    max_children: Count = setting(24, "children of every kind together")
+    inactivity_timeout: PositiveSeconds = setting(600.0, "a child silent for so long is killed", metavar="SECONDS")
+    request_timeout: Amount = setting(1800.0, "limit for one request, queue included; 0 = none", metavar="SECONDS")
+    heartbeat_interval: PositiveSeconds = setting(15.0, "signs of life on a quiet stream", metavar="SECONDS")
+    client_timeout: PositiveSeconds = setting(
+        60.0, "a client that reads nothing for so long loses its turn", metavar="SECONDS"
+    )
+    permission_timeout: PositiveSeconds = setting(
+        300.0, "a tool that nobody allows for so long is denied", metavar="SECONDS"
+    )
+    shutdown_timeout: Amount = setting(30.0, "time for running turns to end at shutdown", metavar="SECONDS")
     use_api_key: bool = setting(False, "let the CLI see ANTHROPIC_API_KEY (use is then billed per token)")
     demo: bool = setting(False, "the real CLI against an echoing API inside the proxy: no login, no network")
-    allowed_host: tuple[str, ...] = setting((), "a Host to answer besides loopback; repeatable", metavar="NAME")
-    cors_origin: tuple[str, ...] = setting((), "a web origin that may call; repeatable", metavar="ORIGIN")
-    max_body_bytes: int = setting(32 * 1024 * 1024, "largest request body")
+    allowed_host: Texts = setting((), "a Host to answer besides loopback; repeatable", metavar="NAME")
+    cors_origin: Texts = setting((), "a web origin that may call; repeatable", metavar="ORIGIN")
+    max_body_bytes: Size = setting(32 * 1024 * 1024, "largest request body")
     state_dir: str = setting("", "where the proxy keeps its state", metavar="FOLDER")
-    session_ttl: float = setting(259200.0, "sessions unused for so long are forgotten", metavar="SECONDS")
+    session_ttl: Amount = setting(259200.0, "sessions unused for so long are forgotten", metavar="SECONDS")
     agent: bool = setting(False, "allow agent mode: the CLI's own tools run on this machine")
-    mode: str = setting("chat", "mode of requests that do not say; agent switches --agent on", choices=MODES)
-    allowed_tools: tuple[str, ...] = setting(
+    mode: Mode = setting("chat", "mode of requests that do not say; agent switches --agent on")
+    allowed_tools: Texts = setting(
         (), "agent: tools that need no permission (default: the usual ones; with --permission-mode ask: none)"
     )
-    permission_mode: str = setting("default", "agent: what happens to other tools", choices=PERMISSION_MODES)
+    permission_mode: PermissionMode = setting("default", "agent: what happens to other tools")
     workdir: str = setting("", "agent: where its tools work; the folder of the start when not given", metavar="FOLDER")
-    add_dir: tuple[str, ...] = setting((), "agent: a folder more that its tools may use; repeatable", metavar="FOLDER")
-    mcp_config: tuple[str, ...] = setting((), "agent: a file of MCP servers; repeatable", metavar="FILE")
-    max_turns: int = setting(0, "agent: model calls of one request; 0 = no limit")
-    max_budget_usd: float = setting(
+    add_dir: Texts = setting((), "agent: a folder more that its tools may use; repeatable", metavar="FOLDER")
+    mcp_config: Texts = setting((), "agent: a file of MCP servers; repeatable", metavar="FILE")
+    max_turns: Count = setting(0, "agent: model calls of one request; 0 = no limit")
+    max_budget_usd: Amount = setting(
         0.0, "agent: limit of the CLI's estimate of a conversation's cost; 0 = none", metavar="USD"
     )
     user_settings: bool = setting(False, "agent: the user's own settings, CLAUDE.md, skills and MCP servers apply")
-    progress: str = setting("reasoning", "agent: how the client sees its tools", choices=PROGRESS)
-    tool_timeout: float = setting(3600.0, "agent: a tool that runs for so long is killed", metavar="SECONDS")
+    progress: Literal["none", "reasoning", "content"] = setting("reasoning", "agent: how the client sees its tools")
+    tool_timeout: PositiveSeconds = setting(3600.0, "agent: a tool that runs for so long is killed", metavar="SECONDS")
     persist: bool = setting(False, "let the CLI keep its sessions on disk, and resume them")
     no_store: bool = setting(False, "keep nothing on disk beyond the run, and no text for any client")
     telegram_bot_token: str = setting(
@@ -125,7 +128,7 @@ class Config:
     strict: bool = setting(False, "answer 400 where a parameter cannot be honoured, instead of naming it")
     log_requests: bool = setting(False, "a line for each request at its start too, without bodies")
     debug: bool = setting(False, "log bodies and what the children say: holds prompts and answers", short="-d")
-    log_level: str = setting("info", "least severe lines to log", choices=LOG_LEVELS)
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "least severe lines to log")
     log_json: bool = setting(False, "log lines as JSON objects")
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -187,9 +190,12 @@ class _Parser(argparse.ArgumentParser):
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """The settings in force. Raises ConfigError; `--help` and `--version` print and raise SystemExit."""
-    flags = vars(build_parser().parse_args(argv))
+    parser = build_parser()
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigError(_refuse_argument(unknown[0]))
     values: dict[str, Any] = {}
-    for source in (_from_file(environ), _from_environ(environ), _given(flags)):
+    for source in (_from_file(environ), _from_environ(environ), _given(vars(flags))):
         values.update(source)
     config = Config(**values, environ=dict(environ))
     _check(config)
@@ -244,9 +250,18 @@ def _add_flag(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
     elif isinstance(item.default, tuple):
         options.update(action="append", metavar=item.metadata["metavar"] or None)
     else:
-        choices = "|".join(item.metadata["choices"])
-        options["metavar"] = item.metadata["metavar"] or choices or type(item.default).__name__[:3].upper()
+        words = "|".join(choices(item.type))
+        options["metavar"] = item.metadata["metavar"] or words or type(item.default).__name__[:3].upper()
     parser.add_argument(*names, **options)
+
+
+def _refuse_argument(argument: str) -> str:
+    """Why the first argument that the parser does not know is refused."""
+    if not argument.startswith("-"):
+        return f"unexpected argument {argument}; --help lists the flags"
+    flag = argument.partition("=")[0]
+    known = (*map(flag_name, SETTINGS), "--help", "--version")
+    return f"unknown flag {flag}{suggest(flag, known)}; --help lists the flags"
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +280,8 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         name for name in environ if name.startswith(PREFIX) and name not in by_variable and name not in FAMILY_VARIABLES
     ]
     if unknown:
-        raise ConfigError(f"unknown variable {sorted(unknown)[0]}")
+        name = min(unknown)
+        raise ConfigError(f"unknown variable {name}{suggest(name, by_variable)}")
     values: dict[str, Any] = {}
     for name, (target, parse) in FAMILY_VARIABLES.items():
         text = environ.get(name, "")
@@ -297,7 +313,7 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
     for key, value in data.items():
         item = by_key.get(key.replace("-", "_"))
         if item is None:
-            raise ConfigError(f"{path}: unknown setting {key}")
+            raise ConfigError(f"{path}: unknown setting {key}{suggest(key, by_key)}")
         values[item.name] = _convert(item, value, f"{path}: {key}")
     return values
 
@@ -309,34 +325,21 @@ def file_path(environ: Mapping[str, str]) -> Path:
 
 
 def _convert(item: Field[Any], value: Any, name: str) -> Any:
+    """A value as this setting's type. name: of the flag, variable or key, for the message; a secret is not shown."""
     try:
-        converted = CONVERTERS[type(item.default)](value)
-    except (ValueError, TypeError) as error:
+        return convert(value, item.type)
+    except ValueError as error:
         shown = repr(value) if item.repr else "the value"
-        raise ConfigError(f"{name}: {shown} is not {WORDS[type(item.default)]}") from error
-    choices = item.metadata["choices"]
-    if choices and converted not in choices:
-        raise ConfigError(f"{name}: {converted!r} is none of {', '.join(choices)}")
-    if isinstance(converted, (int, float)) and converted < 0:
-        raise ConfigError(f"{name}: {value!r} is negative")
-    return converted
+        raise ConfigError(f"{name}: {shown} is not {describe(item.type)}") from error
 
 
 def _check(config: Config) -> None:
     rules = (
-        (config.port <= 65535, f"--port: {config.port} is no port"),
-        (config.max_concurrent >= 1, "--max-concurrent: at least one turn must be able to run"),
         (config.max_children > config.max_concurrent, "--max-children must be greater than --max-concurrent"),
-        (config.max_body_bytes >= 1024, "--max-body-bytes: less than 1024 leaves no room for a request"),
-        (config.heartbeat_interval > 0, "--heartbeat-interval must be greater than 0"),
-        (config.inactivity_timeout > 0, "--inactivity-timeout must be greater than 0"),
-        (config.client_timeout > 0, "--client-timeout must be greater than 0"),
-        (config.permission_timeout > 0, "--permission-timeout must be greater than 0"),
         (bool(config.model.strip()), "--model is empty"),
-        (not config.webhook or is_web_address(config.webhook), "--webhook is no http or https URL"),
-        (is_web_address(config.telegram_api_base), "--telegram-api-base is no http or https URL"),
-        (not re.search("[^A-Za-z0-9:_-]", config.telegram_bot_token), "--telegram-bot-token is no token of a bot"),
-        (config.tool_timeout > 0, "--tool-timeout must be greater than 0"),
+        (not config.webhook or is_web_address(config.webhook), "--webhook is not an http or https URL"),
+        (is_web_address(config.telegram_api_base), "--telegram-api-base is not an http or https URL"),
+        (not re.search("[^A-Za-z0-9:_-]", config.telegram_bot_token), "--telegram-bot-token is not the token of a bot"),
         ("*" not in config.cors_origin or bool(config.api_key), "--cors-origin '*' needs --api-key"),
     )
     for holds, message in rules:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy import __version__, config
+from claude_proxy import __version__, config, values
 from claude_proxy.addresses import is_loopback
 from claude_proxy.config import Config, ConfigError
 
@@ -301,6 +301,41 @@ def test_a_file_that_does_not_fit_is_refused_by_path_and_key(text: str, named: s
     assert str(path) in message and named in message
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--port", "70000"], "--port: '70000' is not a whole number from 0 to 65535"),
+        (["--port", "-1"], "--port: '-1' is not a whole number from 0 to 65535"),
+        (["--warm", "-1"], "--warm: '-1' is not a whole number of at least 0"),
+        (["--max-concurrent", "0"], "--max-concurrent: '0' is not a whole number of at least 1"),
+        (["--idle-ttl", "inf"], "--idle-ttl: 'inf' is not a number from 0 to 1000000000"),
+        (["--tool-timeout", "0"], "--tool-timeout: '0' is not a number greater than 0, up to 1,000,000,000"),
+        (["--mode", "tools"], "--mode: 'tools' is not one of chat, agent"),
+        (["--prot", "1"], "unknown flag --prot (did you mean --port?); --help lists the flags"),
+        (["--api-kye=secret"], "unknown flag --api-kye (did you mean --api-key?); --help lists the flags"),
+        (["--bogus"], "unknown flag --bogus; --help lists the flags"),
+        (["help"], "unexpected argument help; --help lists the flags"),
+    ],
+)
+def test_a_refusal_says_what_would_fit(argv: list[str], message: str, environ: dict[str, str]) -> None:
+    """The range, the words, the nearest name."""
+    assert refusal(argv, environ) == message
+
+
+def test_a_misspelt_name_in_the_environment_or_the_file_is_met_with_the_nearest(environ: dict[str, str]) -> None:
+    """A setting that is misspelt would have no effect otherwise."""
+    message = refusal([], {**environ, "CLAUDE_PROXY_PROT": "1"})
+    assert message == "unknown variable CLAUDE_PROXY_PROT (did you mean CLAUDE_PROXY_PORT?)"
+    path = write_file(environ, "max_quue = 3")
+    assert refusal([], environ) == f"{path}: unknown setting max_quue (did you mean max_queue?)"
+
+
+def test_a_number_may_be_written_as_people_do(environ: dict[str, str]) -> None:
+    """With blanks around it, and without a zero before the point."""
+    environ["CLAUDE_PROXY_HEARTBEAT_INTERVAL"] = " .5 "
+    assert config.load([], environ).heartbeat_interval == 0.5
+
+
 def test_a_file_that_cannot_be_read_is_refused(environ: dict[str, str]) -> None:
     """A folder in its place, or bytes that are no UTF-8."""
     path = config.file_path(environ)
@@ -387,7 +422,7 @@ def test_version_and_help_print_and_end(environ: dict[str, str], capsys: pytest.
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
     for item in config.SETTINGS:
         assert config.flag_name(item) + " " in shown
-        assert all(choice in shown for choice in item.metadata["choices"])
+        assert all(choice in shown for choice in values.choices(item.type))
     assert "(default 3456)" in shown and "(default 15)" in shown
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from openai.types.chat import completion_create_params
 
-from claude_proxy import config
+from claude_proxy import config, values
 from claude_proxy.config import Config
 from claude_proxy.core import models
 from claude_proxy.core.errors import BadRequest, ProxyError
@@ -110,8 +110,8 @@ def _shown_default(item: Field[Any]) -> str:
 def _setting_row(item: Field[Any]) -> tuple[str, ...]:
     flags = [config.flag_name(item), *([item.metadata["short"]] if item.metadata["short"] else [])]
     meaning = item.metadata["help"]
-    if item.metadata["choices"]:
-        meaning += ": " + ", ".join(f"`{choice}`" for choice in item.metadata["choices"])
+    if values.choices(item.type):
+        meaning += ": " + ", ".join(f"`{choice}`" for choice in values.choices(item.type))
     return ", ".join(f"`{flag}`" for flag in flags), f"`{config.variable_name(item)}`", _shown_default(item), meaning
 
 
