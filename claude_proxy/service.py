@@ -23,6 +23,7 @@ from .claude.wire.profile import Profile
 from .config import Config, ConfigError, expand, read_mcp_servers
 from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
 from .core.models import Catalogue, is_alias, resolve
+from .core.session_key import SessionKey
 from .demo import DemoApi
 from .monitoring.activity import Activity
 from .monitoring.counts import Gauges
@@ -157,12 +158,12 @@ class Service:
         self.permissions.withdraw(turn.id)
         return turn.verdict is error
 
-    def delete_session(self, owner: str, session_id: str) -> bool:
+    def delete_session(self, key: SessionKey) -> bool:
         """Close its child, forget what is remembered of it; False where it is unknown."""
-        known = self.sessions.delete(owner, session_id)
-        self.permissions.forget_session(f"{owner}/{session_id}")
-        self.store.write(self.ledger.forget_session(owner, session_id))
-        return bool(self.fleet.retire_session(f"{owner}/{session_id}")) or known
+        known = self.sessions.delete(key)
+        self.permissions.forget_session(key)
+        self.store.write(self.ledger.forget_session(key))
+        return bool(self.fleet.retire_session(key)) or known
 
     def forget(self, turn: Turn) -> None:
         """The view is done with a turn; one that still runs has lost its client."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..core.errors import AlreadyDecided, NotFound, ProxyError
+from ..core.session_key import SessionKey
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +40,23 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """One question. owner: digest of the API key; session: the key of a `Session`. Times in Unix seconds.
+    """One question. Times in Unix seconds.
 
     input: what the tool would be given; None once it is decided.
     """
 
     id: str
     request_id: str
-    owner: str
-    session: str
+    session: SessionKey
     tool: str
     input: Mapping[str, Any] | None
     label: str
     created_at: float
     expires_at: float
+
+    @property
+    def owner(self) -> str:
+        return self.session.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class _Waiting:
     decide: Callable[[Decision], None]
 
 
-Rule = tuple[str, bytes]
+Rule = tuple[SessionKey, bytes]
 Listener = Callable[[Pending, Kind], None]
 
 
@@ -96,8 +100,7 @@ class Permissions:
         self,
         *,
         request_id: str,
-        owner: str,
-        session: str,
+        session: SessionKey,
         tool: str,
         input: Mapping[str, Any],
         label: str,
@@ -110,7 +113,7 @@ class Permissions:
         """
         now = self._wall_clock()
         name = f"perm_{uuid.uuid4().hex}"
-        pending = Pending(name, request_id, owner, session, tool, input, label, now, now + self._timeout)
+        pending = Pending(name, request_id, session, tool, input, label, now, now + self._timeout)
         rule = _make_rule(pending)
         with self._changed:
             is_ruled = rule in self._rules
@@ -172,7 +175,7 @@ class Permissions:
         """The CLI took a question back; nothing where that is unknown, or decided."""
         self._drop(lambda pending: pending.id == permission_id)
 
-    def forget_session(self, session: str) -> None:
+    def forget_session(self, session: SessionKey) -> None:
         """What was always to be allowed in this session is asked again."""
         with self._changed:
             for rule in [rule for rule in self._rules if rule[0] == session]:

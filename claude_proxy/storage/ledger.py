@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from ..core.events import Usage
+from ..core.session_key import SessionKey
 from .store import Statement, Store
 
 DAYS_KEPT = 400
@@ -110,18 +111,18 @@ class Ledger:
             dict(list(sessions.items())[:MOST_SESSIONS]),
         )
 
-    def forget_session(self, owner: str, session: str) -> list[Statement]:
+    def forget_session(self, key: SessionKey) -> list[Statement]:
         """What must be written so that a session's id is forgotten; what it used still counts for its owner."""
-        if not session:
+        if not key.id:
             return []
         nameless = ", ".join("''" if name == "session" else name for name in _KEYS)
         return [
             (
                 f"INSERT INTO usage ({_COLUMNS}) SELECT {nameless}, {', '.join(_COUNTS)}, cost_usd FROM usage"
                 f" WHERE owner = ? AND session = ? {_ON_CONFLICT}",
-                (owner, session),
+                (key.owner, key.id),
             ),
-            ("DELETE FROM usage WHERE owner = ? AND session = ?", (owner, session)),
+            ("DELETE FROM usage WHERE owner = ? AND session = ?", (key.owner, key.id)),
         ]
 
     def prune(self) -> None:

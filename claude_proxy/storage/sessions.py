@@ -18,6 +18,7 @@ import msgspec
 
 from ..claude.wire.profile import Point
 from ..core.conversation import Message, Thinking
+from ..core.session_key import SessionKey
 from .store import Statement, Store
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,14 @@ class Name:
     given: str | None = None
 
     @property
+    def key(self) -> SessionKey:
+        """The key of the session that has this name; without a name an id that no session has."""
+        return SessionKey(self.owner, self.given or "")
+
+    @property
     def partition(self) -> str:
         """What goes into every digest, so that equal conversations of two names stay two."""
-        return f"{self.owner}/{self.given or ''}"
+        return str(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +54,14 @@ class Session:
     """One conversation under way. `known`: how many of its messages were seen before; 0 for a new one. `point`: where
     the CLI's own session, if it keeps one, holds just these."""
 
-    owner: str
-    id: str
+    key: SessionKey
     known: int
     generation: int
     point: Point | None = None
 
     @property
-    def key(self) -> str:
-        return f"{self.owner}/{self.id}"
+    def id(self) -> str:
+        return self.key.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +102,24 @@ class Sessions:
         self._ttl = ttl
         self._clock = clock
         self._lock = threading.Lock()  # guards: _generations, _reserved
-        self._generations: dict[str, int] = {}
-        self._reserved: set[str] = set()
+        self._generations: dict[SessionKey, int] = {}
+        self._reserved: set[SessionKey] = set()
         self.on_forget: Callable[[Sequence[str]], object] = lambda session_ids: None
 
     def begin(self, name: Name, chain: Sequence[bytes]) -> Session:
         """The session of a conversation whose digests are H₀ … Hₙ."""
-        found = self._find(name.owner, chain)
+        found = self._find(chain)
         if name.given is not None:
-            session_id = name.given
+            key = name.key
         elif found is not None and found.is_newest:
-            session_id = found.id
+            key = found.key
         else:
-            session_id = self._new_id(name.owner, chain[-1])
+            key = self._new_key(name.owner, chain[-1])
         with self._lock:
-            generation = self._generations.get(f"{name.owner}/{session_id}", 0)
+            generation = self._generations.get(key, 0)
         if found is None:
-            return Session(name.owner, session_id, 0, generation)
-        return Session(name.owner, session_id, found.known, generation, found.point)
+            return Session(key, 0, generation)
+        return Session(key, found.known, generation, found.point)
 
     def finish(
         self,
@@ -145,19 +150,19 @@ class Sessions:
                 f"INSERT INTO sessions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (external_id) DO UPDATE SET"
                 " claude_session_id = excluded.claude_session_id, model = excluded.model, mode = excluded.mode,"
                 " message_count = excluded.message_count, last_used_at = excluded.last_used_at",
-                (session.key, claude_session_id, model, mode, count, now, now),
+                (str(session.key), claude_session_id, model, mode, count, now, now),
             ),
             *(
                 (
                     f"INSERT OR REPLACE INTO heads ({HEAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-                    (head, session.key, *_columns_of(point if head == heads[0] else None), count, now),
+                    (head, str(session.key), *_columns_of(point if head == heads[0] else None), count, now),
                 )
                 for head in heads
             ),
             (
                 "DELETE FROM heads WHERE external_id = ? AND digest NOT IN"
                 " (SELECT digest FROM heads WHERE external_id = ? ORDER BY created_at DESC LIMIT ?)",
-                (session.key, session.key, HEADS_KEPT),
+                (str(session.key), str(session.key), HEADS_KEPT),
             ),
             *self._append(session, history),
             *beside,
@@ -169,31 +174,28 @@ class Sessions:
         """Only what goes `beside`, for a turn that adds nothing to its conversation."""
         self._store.write(statements)
 
-    def history(self, owner: str, session_id: str) -> tuple[Message, ...]:
+    def history(self, key: SessionKey) -> tuple[Message, ...]:
         """What the server keeps of a conversation for its client, oldest first."""
-        rows = self._store.read(
-            "SELECT message FROM history WHERE external_id = ? ORDER BY position", (f"{owner}/{session_id}",)
-        )
+        sql = "SELECT message FROM history WHERE external_id = ? ORDER BY position"
+        rows = self._store.read(sql, (str(key),))
         return tuple(msgspec.json.decode(message, type=Message) for (message,) in rows)
 
     def records(self, owner: str) -> list[Record]:
         """The owner's sessions, last used first."""
-        rows = self._store.read(
-            f"SELECT {COLUMNS} FROM sessions WHERE external_id LIKE ? ORDER BY last_used_at DESC", (f"{owner}/%",)
-        )
+        sql = f"SELECT {COLUMNS} FROM sessions WHERE external_id LIKE ? ORDER BY last_used_at DESC"
+        rows = self._store.read(sql, (str(SessionKey(owner, "%")),))
         return [_record(row) for row in rows]
 
-    def get(self, owner: str, session_id: str) -> Record | None:
-        rows = self._store.read(f"SELECT {COLUMNS} FROM sessions WHERE external_id = ?", (f"{owner}/{session_id}",))
+    def get(self, key: SessionKey) -> Record | None:
+        rows = self._store.read(f"SELECT {COLUMNS} FROM sessions WHERE external_id = ?", (str(key),))
         return _record(rows[0]) if rows else None
 
-    def delete(self, owner: str, session_id: str) -> bool:
+    def delete(self, key: SessionKey) -> bool:
         """Forget a session and all it holds; a turn that still runs in it is not remembered. False where unknown."""
-        known = self.get(owner, session_id) is not None
-        key = f"{owner}/{session_id}"
+        known = self.get(key) is not None
         with self._lock:
             self._generations[key] = self._generations.get(key, 0) + 1
-        self._forget("external_id = ?", key)
+        self._forget("external_id = ?", str(key))
         return known
 
     def prune(self) -> int:
@@ -216,7 +218,7 @@ class Sessions:
         rows = self._store.read("SELECT count(*) FROM sessions")
         return int(rows[0][0]) if rows else 0
 
-    def _find(self, owner: str, chain: Sequence[bytes]) -> "_Found | None":
+    def _find(self, chain: Sequence[bytes]) -> "_Found | None":
         """The longest beginning that is known; None for a new conversation."""
         deepest_first = list(enumerate(chain))[:0:-1]
         for start in range(0, len(deepest_first), LOOKUP_BATCH):
@@ -228,21 +230,20 @@ class Sessions:
                 newest = self._store.read("SELECT max(created_at) FROM heads WHERE external_id = ?", (key,))
                 point = Point(claude_id, uuid) if claude_id and uuid else None
                 is_newest = bool(newest) and newest[0][0] == noted
-                return _Found(key.removeprefix(f"{owner}/"), batch[bytes(digest)], is_newest, point)
+                return _Found(SessionKey.parse(key), batch[bytes(digest)], is_newest, point)
         return None
 
-    def _new_id(self, owner: str, digest: bytes) -> str:
-        """`auto_` and 16 hex digits of the conversation's own digest; two conversations that open alike get two ids."""
+    def _new_key(self, owner: str, digest: bytes) -> SessionKey:
+        """Its id is `auto_` and 16 hex digits of the conversation's digest; two that open alike get two ids."""
         number = 0
         while True:
             salted = hashlib.blake2b(digest + number.to_bytes(4, "big"), digest_size=8).hexdigest()
-            candidate = f"auto_{salted}"
-            key = f"{owner}/{candidate}"
+            key = SessionKey(owner, f"auto_{salted}")
             with self._lock:
                 taken = key in self._reserved
                 self._reserved.add(key)
-            if not taken and self.get(owner, candidate) is None:
-                return candidate
+            if not taken and self.get(key) is None:
+                return key
             number += 1
 
     def _append(self, session: Session, messages: Sequence[Message]) -> list[Statement]:
@@ -250,7 +251,8 @@ class Sessions:
             "INSERT INTO history (external_id, position, message)"
             " SELECT ?, coalesce(max(position), 0) + 1, ? FROM history WHERE external_id = ?"
         )
-        return [(sql, (session.key, msgspec.json.encode(without_thinking(m)), session.key)) for m in messages]
+        key = str(session.key)
+        return [(sql, (key, msgspec.json.encode(without_thinking(m)), key)) for m in messages]
 
     def release(self, session: Session) -> None:
         """A turn has failed: its id may be used again."""
@@ -267,7 +269,7 @@ def without_thinking(message: Message) -> Message:
 class _Found:
     """A known beginning: of which session, how many messages, whether that is its newest point, and the CLI's place."""
 
-    id: str
+    key: SessionKey
     known: int
     is_newest: bool
     point: Point | None
@@ -278,4 +280,4 @@ def _columns_of(point: Point | None) -> tuple[str | None, str | None]:
 
 
 def _record(row: tuple[Any, ...]) -> Record:
-    return Record(str(row[0]).partition("/")[2], *row[1:])
+    return Record(SessionKey.parse(row[0]).id, *row[1:])

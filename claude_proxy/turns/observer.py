@@ -84,7 +84,6 @@ class Listener:
             self._asked[ask.request_id] = ""
         permission_id = self._circle.permissions.ask(
             request_id=turn.id,
-            owner=turn.name.owner,
             session=turn.session.key,
             tool=ask.tool_name,
             input=ask.input,

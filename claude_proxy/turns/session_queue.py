@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from ..core.errors import QueueFull
+from ..core.session_key import SessionKey
 
 
 class SessionQueue:
@@ -13,9 +14,9 @@ class SessionQueue:
     def __init__(self, most: int) -> None:
         self._most = most
         self._changed = threading.Condition()  # guards: _queues
-        self._queues: dict[str, list[object]] = {}
+        self._queues: dict[SessionKey, list[object]] = {}
 
-    def enter(self, key: str, is_gone: Callable[[], bool], timeout: float, poll: float = 0.1) -> object | None:
+    def enter(self, key: SessionKey, is_gone: Callable[[], bool], timeout: float, poll: float = 0.1) -> object | None:
         """A ticket once it is our turn; None when the client has gone, or `timeout` seconds have passed.
 
         Raises QueueFull.
@@ -36,12 +37,12 @@ class SessionQueue:
                 waited += poll
         return ticket
 
-    def leave(self, key: str, ticket: object) -> None:
+    def leave(self, key: SessionKey, ticket: object) -> None:
         """Let the next one pass. Idempotent."""
         with self._changed:
             self._remove(key, ticket)
 
-    def _remove(self, key: str, ticket: object) -> None:
+    def _remove(self, key: SessionKey, ticket: object) -> None:
         queue = self._queues.get(key, [])
         if ticket in queue:
             queue.remove(ticket)

@@ -37,7 +37,7 @@ def build_one(pending: Pending) -> dict[str, Any]:
     return {
         "id": pending.id,
         "requestId": pending.request_id,
-        "sessionId": pending.session.removeprefix(f"{pending.owner}/"),
+        "sessionId": pending.session.id,
         "tool": pending.tool,
         "input": pending.input,
         "label": pending.label,

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Flask, Response, request
 
 from ..core.errors import NotFound
+from ..core.session_key import SessionKey
 from ..dialects.chat.answer import ChatCompletions
 from ..dialects.dialect import Dialect, encode
 from ..dialects.messages.answer import DEFAULT_VERSION, Messages, Signatures, count_tokens
@@ -124,7 +125,7 @@ def _records(service: Service) -> list[Record]:
 
 
 def _session(service: Service, session_id: str) -> Response:
-    record = service.sessions.get(owner_of(service), session_id)
+    record = service.sessions.get(SessionKey(owner_of(service), session_id))
     if record is None:
         raise NotFound(f"There is no session {session_id[:80]!r}")
     return json_response(sessions.build_one(record))
@@ -132,7 +133,7 @@ def _session(service: Service, session_id: str) -> Response:
 
 def _delete_session(service: Service, session_id: str) -> Response:
     """Under /v1 `{ok, message}`, without it `{ok, invalidated}`, as the proxies of this kind answer."""
-    if not service.delete_session(owner_of(service), session_id):
+    if not service.delete_session(SessionKey(owner_of(service), session_id)):
         raise NotFound(f"There is no session {session_id[:80]!r}")
     if request.path.startswith("/v1/"):
         return json_response({"ok": True, "message": f"Session {session_id} deleted"})
@@ -141,7 +142,7 @@ def _delete_session(service: Service, session_id: str) -> Response:
 
 def _delete_sessions(service: Service) -> Response:
     owner = owner_of(service)
-    deleted = sum(service.delete_session(owner, record.id) for record in service.sessions.records(owner))
+    deleted = sum(service.delete_session(SessionKey(owner, record.id)) for record in service.sessions.records(owner))
     return json_response({"ok": True, "message": f"Reset {deleted} sessions"})
 
 

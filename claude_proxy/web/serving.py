@@ -72,7 +72,7 @@ def _serve_with_history(dialect: Dialect, service: Service, body: bytes, name: N
         raise BadRequest("The server keeps no history: it was started with --no-store", param="X-Session-History")
 
     def run(leave: Callable[[], None]) -> Response:
-        before = service.sessions.history(name.owner, name.given or "")
+        before = service.sessions.history(name.key)
         parsed = dialect.parse(body, before)
         fresh = len(parsed.conversation.messages) - len(before)
         agent = _asks_for_agent(service, parsed)
@@ -89,7 +89,7 @@ def _one_at_a_time(
 ) -> Response:
     """Turns of one session in order of arrival; `run` is given what lets the next one pass. patience: seconds that one
     waits for those before it. Raises QueueFull."""
-    key = f"{name.owner}/{name.given}"
+    key = name.key
     ticket = service.session_queue.enter(key, is_gone(), patience)
     if ticket is None:
         raise ClientGone("The client has gone, or an earlier turn of its session took too long")

@@ -10,6 +10,7 @@ import pytest
 
 from claude_proxy.claude.fleet.agent_flags import AGENT_VARIABLES
 from claude_proxy.claude.fleet.fleet import Counts
+from claude_proxy.core.session_key import SessionKey
 from tests.contract.conftest import Start
 from tests.fake_cli import Script
 from tests.harness import (
@@ -439,7 +440,7 @@ def test_two_turns_of_one_session_run_one_after_the_other(agent: Start, sent: Ca
     first = sent(proxy, "one", "a")
     question = asked(proxy)
     second = sent(proxy, "two", "a")
-    wait_until(lambda: proxy.service.session_queue._queues["/hdr_a"][1:], "the second in the queue")
+    wait_until(lambda: proxy.service.session_queue._queues[SessionKey("", "hdr_a")][1:], "the second in the queue")
     other = sent(proxy, "three", "b")
     wait_until(lambda: proxy.get("/v1/permissions").json["total"] == 2, "the question of another session")
     assert len(listed(proxy)) == 2

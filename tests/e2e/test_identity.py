@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.demo import DemoApi
 from tests.e2e.conftest import Start
 from tests.e2e.real import (
@@ -359,8 +360,8 @@ def test_what_bots_send_at_once_is_answered_one_after_the_other(proxy: RealProxy
 def _arrived(proxy: RealProxy, name: str) -> int:
     """How many requests of a session have ended, run or wait."""
     queues = proxy.service.session_queue._queues
-    waiting = sum(len(queue) for key, queue in queues.items() if key.endswith(name))
-    record = proxy.service.sessions.get("", name)
+    waiting = sum(len(queue) for key, queue in queues.items() if key.id == name)
+    record = proxy.service.sessions.get(SessionKey("", name))
     return waiting + (record.message_count // 2 if record else 0)
 
 

@@ -11,7 +11,9 @@ from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.wire.profile import Profile
 from claude_proxy.core.conversation import Message, ToolResult, user
 from claude_proxy.core.errors import ChildDied, CliUnavailable, ShuttingDown
+from claude_proxy.core.session_key import SessionKey
 
+KEY = SessionKey("", "s")
 PROFILE = Profile("sonnet")
 OTHER = Profile("sonnet", "You are MUSE.")
 CHAIN = (b"0", b"1", b"2", b"3")
@@ -26,7 +28,7 @@ class Pretender:
         self.name, self.model, self.profile, self.holds = name, model, profile, holds
         self.agent = False
         self.last_used = 0.0
-        self.session = ""
+        self.session: SessionKey | None = None
         self.is_parked = False
         self.alive = True
         self.quiet = True
@@ -251,10 +253,10 @@ def test_every_idle_child_can_be_retired_at_once(bench: Bench) -> None:
 
 def test_the_children_of_a_session_can_be_retired(bench: Bench) -> None:
     """And only they."""
-    bench.make("live", "live", session="s")
-    bench.make("parked", "parked", session="s", is_parked=True)
-    bench.make("live", "other", session="t")
-    assert bench.fleet.retire_session("s") == 2
+    bench.make("live", "live", session=KEY)
+    bench.make("parked", "parked", session=KEY, is_parked=True)
+    bench.make("live", "other", session=SessionKey("", "t"))
+    assert bench.fleet.retire_session(KEY) == 2
     assert bench.retired() == [("live", False), ("parked", True)] and bench.fleet.counts() == Counts(live=1)
 
 

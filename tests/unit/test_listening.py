@@ -13,6 +13,7 @@ from claude_proxy.claude.wire.protocol import ControlCancel, PermissionAsk, pars
 from claude_proxy.core.conversation import Conversation, user
 from claude_proxy.core.errors import AlreadyDecided, ChildDied
 from claude_proxy.core.events import Usage
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.monitoring.activity import Activity
 from claude_proxy.monitoring.permissions import Permissions
 from claude_proxy.monitoring.plan import PlanLimits
@@ -50,7 +51,7 @@ class Bench:
         self.permissions = Permissions(PATIENCE, self.clock, lambda: NOW)
         self.plan_limits = PlanLimits(lambda: NOW)
         self.turn = Turn(Conversation("sonnet", (user("hi"),)), "sonnet", name=Name("me"), agent=agent)
-        self.turn.session = Session("me", "auto_1", 0, 0)
+        self.turn.session = Session(SessionKey("me", "auto_1"), 0, 0)
         self.turn.watch = Watch(self.clock, silence_timeout=SILENCE)
         self.activity.begin(self.turn.id, owner="me", dialect="chat", mode=self.turn.mode, model="sonnet")
         self.translator = AgentTranslator(NOW, self.clock) if agent else Translator(NOW)
@@ -173,7 +174,7 @@ def test_a_question_is_put_to_the_owner_of_the_session(bench: Bench) -> None:
     """With a label that a person reads."""
     bench.ask()
     [pending] = bench.permissions.pending("me")
-    assert (pending.request_id, pending.session) == (bench.turn.id, "me/auto_1")
+    assert (pending.request_id, pending.session) == (bench.turn.id, SessionKey("me", "auto_1"))
     assert (pending.tool, pending.input, pending.label) == ("Bash", ASK.input, "Bash: rm -r build")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from claude_proxy.core.errors import AlreadyDecided, ChildDied, NotFound, ProxyError
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.monitoring.permissions import DECIDED_KEPT, DENIED, RULES_KEPT, Choice, Decision, Pending, Permissions
 
 TIMEOUT = 300.0
@@ -22,7 +23,7 @@ class Desk:
         self.permissions.listeners.append(lambda pending, kind: self.told.append((pending.label, kind)))
 
     def ask(self, label: str = "ls", decide: Callable[[Decision], None] = lambda decision: None, **fields: Any) -> str:
-        given = {"request_id": "req_1", "owner": "me", "session": "me/auto_1", "tool": "Bash"}
+        given = {"request_id": "req_1", "session": SessionKey("me", "auto_1"), "tool": "Bash"}
         return self.permissions.ask(
             **{**given, "input": {"command": label}, "label": label, "decide": decide, **fields}
         )
@@ -45,7 +46,7 @@ def test_a_question_waits_and_says_what_it_is_about(desk: Desk) -> None:
     name = desk.ask("ls", input={"command": "ls -l"})
     [pending] = desk.permissions.pending("me")
     assert name == pending.id and name.startswith("perm_") and len(name) == 37
-    assert (pending.request_id, pending.session, pending.tool) == ("req_1", "me/auto_1", "Bash")
+    assert (pending.request_id, pending.session, pending.tool) == ("req_1", SessionKey("me", "auto_1"), "Bash")
     assert (pending.input, pending.label) == ({"command": "ls -l"}, "ls")
     assert (pending.created_at, pending.expires_at) == (1_000_050.0, 1_000_350.0)
     assert desk.told == [("ls", "asked")]
@@ -95,7 +96,7 @@ def test_a_second_decision_is_refused(desk: Desk) -> None:
 def test_an_owner_neither_sees_nor_decides_what_is_not_its_own(desk: Desk) -> None:
     """Not even whether it was decided already."""
     name = desk.ask("mine")
-    desk.ask("yours", owner="you")
+    desk.ask("yours", session=SessionKey("you", "auto_1"))
     assert [one.label for one in desk.permissions.pending("you")] == ["yours"]
     assert desk.events("you") == [("yours", "asked")]
     for _ in range(2):
@@ -205,7 +206,7 @@ def test_always_is_this_input_of_this_tool_in_this_session(desk: Desk) -> None:
     desk.ask("number", got.append, input={**given, "options": {"a": 1.0, "b": [True, None]}})
     desk.ask("truth", got.append, input={**given, "options": {"a": True, "b": [True, None]}})
     desk.ask("tool", got.append, input=given, tool="Read")
-    desk.ask("session", got.append, input=given, session="me/auto_2")
+    desk.ask("session", got.append, input=given, session=SessionKey("me", "auto_2"))
     assert len(got) == 1
     assert [one.label for one in desk.permissions.pending("me")] == ["more", "number", "truth", "tool", "session"]
     assert "again" not in [label for label, _ in desk.told]
@@ -221,12 +222,12 @@ def test_once_is_once(desk: Desk, choice: Choice) -> None:
 
 def test_a_forgotten_session_has_no_rules(desk: Desk) -> None:
     """Those of the others stay."""
-    for session in ("me/a", "me/b"):
+    for session in (SessionKey("me", "a"), SessionKey("me", "b")):
         desk.permissions.decide("me", desk.ask(session=session), "always")
-    desk.permissions.forget_session("me/a")
+    desk.permissions.forget_session(SessionKey("me", "a"))
     got: list[Decision] = []
-    desk.ask("a", got.append, input={"command": "ls"}, session="me/a")
-    desk.ask("b", got.append, input={"command": "ls"}, session="me/b")
+    desk.ask("a", got.append, input={"command": "ls"}, session=SessionKey("me", "a"))
+    desk.ask("b", got.append, input={"command": "ls"}, session=SessionKey("me", "b"))
     assert len(got) == 1 and [one.label for one in desk.permissions.pending("me")] == ["a"]
 
 
@@ -280,9 +281,9 @@ def test_a_watcher_wakes_up_when_something_happens_or_all_is_over(desk: Desk) ->
 
     thread = threading.Thread(target=watch)
     thread.start()
-    desk.ask("yours", owner="you")
+    desk.ask("yours", session=SessionKey("you", "auto_1"))
     desk.ask("mine")
-    desk.ask("yours", owner="you")
+    desk.ask("yours", session=SessionKey("you", "auto_1"))
     desk.permissions.close()
     thread.join(10)
     assert not thread.is_alive()

@@ -7,6 +7,7 @@ import pytest
 
 from claude_proxy.claude.wire.profile import Point
 from claude_proxy.core.conversation import Message, Thinking, assistant, digest_chain, user
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.storage.sessions import Name, Session, Sessions, make_id, make_owner
 from claude_proxy.storage.store import Store
 
@@ -95,9 +96,9 @@ def test_two_keys_never_share_a_session(sessions: Sessions) -> None:
     session = turn(sessions, [HI], mine)
     assert sessions.begin(yours, chain([HI, HELLO, MORE], yours)).known == 0
     assert sessions.records(yours.owner) == []
-    assert sessions.get(yours.owner, session.id) is None
-    assert not sessions.delete(yours.owner, session.id)
-    assert sessions.get(mine.owner, session.id) is not None
+    assert sessions.get(SessionKey(yours.owner, session.id)) is None
+    assert not sessions.delete(SessionKey(yours.owner, session.id))
+    assert sessions.get(session.key) is not None
 
 
 @pytest.mark.parametrize("name", ["a" * 10_000, "../../etc/passwd", "a\x00b\r\nc", "Größe", "%", "\udcff"])
@@ -119,17 +120,17 @@ def test_a_deleted_session_is_forgotten_with_all_it_holds(sessions: Sessions) ->
     session = sessions.begin(name, chain([HI], name))
     whole = [HI, HELLO]
     sessions.finish(session, [chain(whole, name)[-1]], 2, model="sonnet", history=whole)
-    assert sessions.delete("", "hdr_bot")
-    assert sessions.history("", "hdr_bot") == ()
+    assert sessions.delete(name.key)
+    assert sessions.history(name.key) == ()
     assert sessions.begin(name, chain([HI, HELLO, MORE], name)).known == 0
-    assert not sessions.delete("", "hdr_bot")
+    assert not sessions.delete(name.key)
 
 
 def test_a_turn_that_ends_after_its_session_was_deleted_is_not_remembered(sessions: Sessions) -> None:
     """Deleting does not wait for a running turn, and is not undone by it."""
     name = Name("", "hdr_bot")
     session = sessions.begin(name, chain([HI], name))
-    sessions.delete("", "hdr_bot")
+    sessions.delete(name.key)
     assert not sessions.finish(session, [chain([HI, HELLO], name)[-1]], 2, model="sonnet")
     assert sessions.records("") == []
 
@@ -141,7 +142,7 @@ def test_history_is_kept_in_order_and_without_thinking(sessions: Sessions) -> No
     for number in range(3):
         session = sessions.begin(name, chain([HI], name))
         sessions.finish(session, [bytes([number])], 2, model="m", history=[user(str(number)), reply])
-    assert sessions.history("", "hdr_bot") == (user("0"), HELLO, user("1"), HELLO, user("2"), HELLO)
+    assert sessions.history(name.key) == (user("0"), HELLO, user("1"), HELLO, user("2"), HELLO)
 
 
 def test_history_outlives_the_process(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_history_outlives_the_process(tmp_path: Path) -> None:
     first.finish(session, [b"x"], 2, model="m", history=[HI, HELLO])
     store.close()
     again = Store(tmp_path)
-    assert Sessions(again, 100.0, Clock()).history("", "hdr_bot") == (HI, HELLO)
+    assert Sessions(again, 100.0, Clock()).history(session.key) == (HI, HELLO)
     again.close()
 
 

@@ -3,6 +3,7 @@
 from typing import cast
 
 from claude_proxy.core.conversation import Conversation, Options, ThinkingMode, Tool, ToolChoice, user
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.storage.sessions import Session
 from claude_proxy.turns.turn import Turn, strip_for_agent
 
@@ -60,6 +61,6 @@ def test_a_turn_knows_its_mode() -> None:
 def test_another_model_means_another_session() -> None:
     """The digest of a conversation holds its model."""
     turn = Turn(conversation(), "opus", agent=True)
-    turn.session = cast(Session | None, Session("", "auto_1", 0, 0))
+    turn.session = cast(Session | None, Session(SessionKey("", "auto_1"), 0, 0))
     turn.use_model("sonnet")
     assert (turn.profile.model, turn.profile.agent, turn.session) == ("sonnet", True, None)

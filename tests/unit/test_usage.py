@@ -7,6 +7,7 @@ import pytest
 
 from claude_proxy.core.errors import BadRequest
 from claude_proxy.core.events import Usage
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.monitoring.plan import Snapshot, Window
 from claude_proxy.storage.ledger import DAYS_KEPT, Ledger, Report, Spent, Sums
 from claude_proxy.storage.store import MIGRATIONS, Store
@@ -144,7 +145,7 @@ def test_a_session_that_is_deleted_leaves_its_counts_without_its_name(store: Sto
     spend(store, ledger, owner="b", session="hdr_private")
     before = ledger.report("a").total
     for session in ("hdr_private", "hdr_other", "hdr_unknown", ""):
-        assert store.write(ledger.forget_session("a", session))
+        assert store.write(ledger.forget_session(SessionKey("a", session)))
     report = ledger.report("a")
     assert (report.total, report.sessions) == (before, {})
     assert list(ledger.report("b").sessions) == ["hdr_private"]

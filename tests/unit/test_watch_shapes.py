@@ -7,6 +7,7 @@ import pytest
 
 from claude_proxy.core.errors import BadRequest, ChildDied
 from claude_proxy.core.events import Usage
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.monitoring.activity import Activity
 from claude_proxy.monitoring.permissions import Permissions
 from claude_proxy.web import permissions, requests
@@ -123,8 +124,7 @@ def test_a_question_is_shown_until_it_is_decided(clock: Clock) -> None:
     registry = Permissions(60.0, clock, clock)
     name = registry.ask(
         request_id="req_1",
-        owner="me",
-        session="me/hdr_a",
+        session=SessionKey("me", "hdr_a"),
         tool="Bash",
         input={"command": "ls"},
         label="Bash: ls",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ...core.conversation import Message
 from ...core.errors import CliUnavailable, ProxyError, ShuttingDown
 from ...core.models import is_alias
+from ...core.session_key import SessionKey
 from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
 from .waker import Waker
@@ -47,7 +48,7 @@ class Rehearsal:
     profile: Profile
     messages: tuple[Message, ...]
     holds: bytes
-    session: str
+    session: SessionKey
     certain: bool
 
 
@@ -206,7 +207,7 @@ class Fleet:
             self._retire_all_idle()
         self._waker.wake()
 
-    def retire_session(self, key: str) -> int:
+    def retire_session(self, key: SessionKey) -> int:
         """Every child that holds a conversation of this session, and is in no turn; returns how many."""
         with self.changed:
             found = [child for child in self.members.live + self.members.parked if child.session == key]

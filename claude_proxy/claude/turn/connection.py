@@ -16,6 +16,7 @@ import msgspec
 from ...core.conversation import Message, ToolResult, plain_id
 from ...core.errors import ProxyError, UpstreamError
 from ...core.models import CliModel
+from ...core.session_key import SessionKey
 from ..process.child import Child
 from ..wire import outbound, protocol
 from ..wire.profile import Point, Profile
@@ -63,7 +64,7 @@ class Connection:
         self.profile: Profile | None = None
         self.holds: bytes | None = None
         self.last_used = 0.0
-        self.session = ""
+        self.session: SessionKey | None = None
         self.session_id: str | None = None
         self.is_remembered = False
         self.cache_ttl = "1h"
