@@ -1,19 +1,20 @@
-"""The running proxy without its HTTP: fleet, keeper, watchdog, workers, catalogue, login, put together from settings.
+"""The composition root: builds every part of the running proxy from its settings, starts and stops them in order.
 
-In: a `Config`. Out: a `Service` that is started, asked for turns, drained and stopped, in that order.
+`__main__` and the tests build it; `web/` reads its parts. The only module that knows every room but `web/`.
+Invariant: collaborators are handed in when a part is built; nothing is attached to a part afterwards.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import notify as sinks
+from . import notify
 from .claude.fleet import launcher
-from .claude.fleet.agent_flags import AGENT_VARIABLES, build_options
+from .claude.fleet.agent_flags import AGENT_VARIABLES, AgentOptions, build_options
 from .claude.fleet.fleet import Counts, Fleet, Limits
 from .claude.fleet.keeper import GRACE, Keeper
 from .claude.fleet.launcher import Launcher, build_environment
@@ -21,12 +22,11 @@ from .claude.fleet.waker import PipePoller
 from .claude.process import locate
 from .claude.wire.profile import Profile
 from .config import Config, ConfigError, expand, read_mcp_servers
-from .core.errors import ClientGone, CliUnavailable, Interrupted, ModelNotFound, ShuttingDown
-from .core.models import Catalogue, is_alias, resolve
+from .core.errors import Interrupted, ShuttingDown
+from .core.models import Catalogue, resolve
 from .core.session_key import SessionKey
 from .demo import DemoApi
 from .monitoring.activity import Activity
-from .monitoring.counts import Gauges
 from .monitoring.metrics import Metrics
 from .monitoring.permissions import Kind as PermissionKind
 from .monitoring.permissions import Pending, Permissions
@@ -35,8 +35,14 @@ from .storage.ledger import Ledger
 from .storage.responses import ResponseBook
 from .storage.sessions import Sessions
 from .storage.store import Store
-from .turns.engine import Engine, TurnLimits
-from .turns.observer import Circle
+from .turns.books import Books
+from .turns.engine import Engine
+from .turns.load import Load
+from .turns.login import LoginState
+from .turns.model_names import ModelNames
+from .turns.modes import build_modes
+from .turns.observer import Observers
+from .turns.runner import TurnRunner
 from .turns.session_queue import SessionQueue
 from .turns.turn import Turn
 from .turns.watchdog import Watchdog
@@ -67,72 +73,70 @@ class Service:
     """Everything that lives as long as the proxy."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises ConfigError for what only the catalogue of models can tell."""
+        """Raises ConfigError for what only the catalogue of models can tell. `stop` must follow, started or not."""
         fallback_model = fallback_model_of(config)
         self.config = config
-        self.catalogue = Catalogue()
-        self._demo = DemoApi() if config.demo else None
-        self._clock = clock
-        self._lock = threading.Lock()  # guards: _logged_in, _problem, _turns, _draining, _substituted
-        self._logged_in: bool | None = None
-        self._problem: str | None = None
+        self._lock = threading.Lock()  # guards: _turns, _draining
         self._turns: set[Turn] = set()
         self._draining = False
-        self._substituted: set[str] = set()
-        self._launcher: Launcher | None = None
-        self._login_thread: threading.Thread | None = None
-        self.store = Store(_store_folder(config))
-        self.sessions = Sessions(self.store, config.session_ttl, time.time)
-        self.responses = ResponseBook(self.store, time.time, keeps=not config.no_store)
-        self.activity = Activity(time.time)
-        self.permissions = Permissions(config.permission_timeout, clock, time.time)
-        self.plan_limits = PlanLimits(time.time)
-        self.ledger = Ledger(self.store, time.time)
-        self.session_queue = SessionQueue(config.max_queue)
-        self._poller = PipePoller()
-        self.fleet = Fleet(limits_of(config), clock, self._poller)
-        self.plan_question = PlanQuestion(self.plan_limits, self._ask_for_usage, clock)
-        self.metrics = Metrics(self._gauges, self.plan_limits.snapshot, self._knows_model)
-        self.sinks = sinks.build(config)
-        self.permissions.listeners.append(self._note_permission)
-        self.activity.listeners += [self.metrics.take, *self.sinks.listeners]
-        interval = min(SWEEP_INTERVAL, config.inactivity_timeout / 4, config.permission_timeout / 4)
-        self.watchdog = Watchdog(clock, interval, chore=self.permissions.sweep)
-        self.workers = WorkerPool(config.max_concurrent, config.max_queue)
-        self.engine = Engine(
-            *(self.fleet, self.watchdog, self.workers, self.sessions),
-            *(Circle(self.activity, self.permissions, self.plan_limits), self.ledger, turn_limits_of(config), clock),
-            on_login=self._note_login,
-            check_login=lambda: self.check_login().logged_in,
-            login_advice=self._advice,
+        self._demo = DemoApi() if config.demo else None
+        if self._demo is not None:
+            self._demo.start()  # its port goes into the children's environment
+        self._launcher = build_launcher(config, self._demo.base_url if self._demo is not None else "")
+        self.login = LoginState(self._launcher)
+        self._login_thread = threading.Thread(target=self.login.check, name="login", daemon=True)
+        self.catalogue = Catalogue()
+        self.models = ModelNames(self.catalogue, config.model, refuses_unknown=config.unknown_model == "error")
+        self.modes = build_modes(
+            request_timeout=config.request_timeout,
+            tool_timeout=config.tool_timeout,
             persist=config.persist,
             agent_persist=not config.no_store,
             progress=config.progress,
+        )
+
+        self.store = Store(_store_folder(config))
+        self.sessions = Sessions(self.store, config.session_ttl, time.time)
+        self.sessions.on_forget = self._launcher.forget_sessions
+        self.responses = ResponseBook(self.store, time.time, keeps=not config.no_store)
+        self.ledger = Ledger(self.store, time.time)
+
+        self.workers = WorkerPool(config.max_concurrent, config.max_queue)
+        self.session_queue = SessionQueue(config.max_queue)
+        self._poller = PipePoller()
+        self.fleet = Fleet(limits_of(config), clock, self._poller)
+
+        self.activity = Activity(time.time)
+        self.permissions = Permissions(config.permission_timeout, clock, time.time)
+        self.plan_limits = PlanLimits(time.time)
+        self.plan_question = PlanQuestion(self.plan_limits, self.fleet.request_usage, clock)
+        self.metrics = Metrics(Load(self.workers, self.fleet).gauges, self.plan_limits.snapshot, self.models.is_listed)
+        self.sinks = notify.build(config)
+        self.permissions.listeners.append(self._note_permission)
+        self.activity.listeners += [self.metrics.take, *self.sinks.listeners]
+
+        interval = min(SWEEP_INTERVAL, config.inactivity_timeout / 4, config.permission_timeout / 4)
+        self.watchdog = Watchdog(clock, interval, housekeeping=self.permissions.sweep)
+        books = Books(Observers(self.activity, self.permissions, self.plan_limits), self.sessions, self.ledger)
+        self.runner = TurnRunner(
+            *(self.fleet, books, self.login, clock),
+            silence_timeout=config.inactivity_timeout,
+            client_timeout=config.client_timeout,
             fallback_model=fallback_model,
         )
-        self._keeper: Keeper | None = None
+        self.engine = Engine(self.runner, books, self.watchdog, self.workers, config.inactivity_timeout, clock)
+        default = Profile(resolve(config.model, config.model).cli_model, agent=config.mode == "agent")
+        self._keeper = Keeper(
+            *(self.fleet, self._poller, self._launcher, default, clock, self.catalogue.update), chore=self._prune
+        )
 
     def start(self) -> None:
         """Start every thread, and the first spare. A missing CLI is not an error here: requests are told."""
         launcher.clear_leftovers()
-        self._launcher = self._make_launcher()
-        self.sessions.on_forget = self._launcher.forget_sessions
-        model = resolve(self.config.model, self.config.model).cli_model
-        default = Profile(model, agent=self.config.mode == "agent")
-        self._keeper = Keeper(
-            self.fleet,
-            self._poller,
-            self._launcher,
-            default,
-            self._clock,
-            self.catalogue.update,
-            chore=self._prune,
-        )
         self._keeper.start()
         self.watchdog.start()
         self.workers.start()
         self.sinks.start()
-        self._login_thread = threading.Thread(target=self.check_login, name="login", daemon=True)
         self._login_thread.start()
 
     def submit(self, turn: Turn) -> None:
@@ -156,7 +160,7 @@ class Service:
         error = Interrupted("The request was interrupted")
         turn.abort(error)
         self.permissions.withdraw(turn.id)
-        return turn.verdict is error
+        return turn.abort_reason is error
 
     def delete_session(self, key: SessionKey) -> bool:
         """Close its child, forget what is remembered of it; False where it is unknown."""
@@ -165,37 +169,23 @@ class Service:
         self.store.write(self.ledger.forget_session(key))
         return bool(self.fleet.retire_session(key)) or known
 
-    def forget(self, turn: Turn) -> None:
+    def release(self, turn: Turn) -> None:
         """The view is done with a turn; one that still runs has lost its client."""
-        turn.abort(ClientGone("The client has gone"))
+        turn.release()
         self.permissions.withdraw(turn.id)
         with self._lock:
             self._turns.discard(turn)
 
-    def resolve_model(self, name: str) -> str:
-        """The CLI's name for a client's model name; a substitution is logged once. Raises ModelNotFound."""
-        resolution = resolve(name, self.config.model) if name else resolve(self.config.model, self.config.model)
-        if not name or not resolution.substituted:
-            return resolution.cli_model
-        if self.config.unknown_model == "error":
-            raise ModelNotFound(f"The model {name[:80]!r} does not exist", param="model")
-        with self._lock:
-            first = name not in self._substituted and len(self._substituted) < 1000
-            self._substituted.add(name)
-        if first:
-            log.warning("Model %.80r is not known here; %s answers for it", name, resolution.cli_model)
-        return resolution.cli_model
-
     def status(self) -> Status:
-        """Never blocks on the CLI."""
-        installation = self._launcher.known() if self._launcher is not None else None
+        """Never waits for the CLI."""
+        installation, login = self._launcher.known(), self.login.known
         with self._lock:
-            logged_in, problem, draining = self._logged_in, self._problem, self._draining
+            draining = self._draining
         return Status(
             str(installation.path) if installation else None,
             installation.version if installation else None,
-            problem,
-            logged_in,
+            login.problem,
+            login.logged_in,
             self.sessions.count(),
             self.workers.active,
             self.workers.queued,
@@ -203,22 +193,9 @@ class Service:
             draining,
         )
 
-    def check_login(self) -> Status:
-        """Ask the CLI whether it is there and logged in; takes up to a second."""
-        assert self._launcher is not None
-        try:
-            logged_in = self._launcher.login().logged_in
-            problem = None if logged_in is not False else self._advice()
-        except CliUnavailable as error:
-            logged_in, problem = None, error.message
-        with self._lock:
-            self._logged_in, self._problem = logged_in, problem
-        return self.status()
-
     def wait_for_login(self, timeout: float) -> Status:
-        """The status once `check_login` of the start has ended, or what is known after `timeout` seconds."""
-        if self._login_thread is not None:
-            self._login_thread.join(timeout)
+        """The status once the login check of the start has ended, or what is known after `timeout` seconds."""
+        self._login_thread.join(timeout)
         return self.status()
 
     def drain(self, timeout: float) -> bool:
@@ -241,16 +218,14 @@ class Service:
         self.workers.stop(POOL_STOP_TIMEOUT)
         self.watchdog.stop()
         self.sinks.stop()
-        if self._keeper is not None:
-            self._keeper.stop(3 * GRACE)
+        self._keeper.stop(3 * GRACE)
         self._poller.close()
-        if self._login_thread is not None:
+        if self._login_thread.ident is not None:
             self._login_thread.join(locate.ASK_TIMEOUT)
         if self._demo is not None:
             self._demo.stop()
         self.store.close()
-        if self._launcher is not None:
-            self._launcher.close()
+        self._launcher.close()
 
     def kill_children(self) -> None:
         """For a second signal: everything at once, and nothing waited for."""
@@ -277,52 +252,32 @@ class Service:
             log.info("Forgot %d responses and conversations that nobody used", gone)
         self.ledger.prune()
 
-    def _ask_for_usage(self, take: Callable[[Mapping[str, Any] | None], None]) -> bool:
-        return self.fleet.ask_idle(lambda child: child.request_usage(take))
 
-    def _gauges(self) -> Gauges:
-        tally, counts = self.fleet.tally, asdict(self.fleet.counts())
-        return Gauges(self.workers.queued, self.workers.active, counts, tally.started, dict(tally.ended))
+def build_launcher(config: Config, demo_url: str) -> Launcher:
+    """How children are started. demo_url: the Messages API of `--demo`; empty without it."""
+    keeps = not demo_url or bool(config.state_dir)
+    return Launcher(
+        config.claude,
+        build_environment(config.environ, use_api_key=config.use_api_key),
+        config.state_folder if keeps else None,
+        demo_url=demo_url,
+        persist=config.persist,
+        agent=_agent_options_of(config),
+    )
 
-    def _knows_model(self, name: str) -> bool:
-        return is_alias(name) or name in self.catalogue.listing()
 
-    def _advice(self) -> str:
-        advice = self._launcher.login_advice() if self._launcher is not None else locate.build_advice("claude")
-        return f"The Claude Code CLI is not logged in. Run: {advice}"
-
-    def _note_login(self, logged_in: bool) -> None:
-        problem = None if logged_in else self._advice()
-        with self._lock:
-            self._logged_in, self._problem = logged_in, problem
-
-    def _make_launcher(self) -> Launcher:
-        environ = build_environment(self.config.environ, use_api_key=self.config.use_api_key)
-        keeps = self._demo is None or bool(self.config.state_dir)
-        folder = self.config.state_folder if keeps else None
-        if self._demo is not None:
-            self._demo.start()
-        demo_url = self._demo.base_url if self._demo is not None else ""
-        agent = None
-        if self.config.has_agent:
-            agent_environ = build_environment(
-                self.config.environ, use_api_key=self.config.use_api_key, added=AGENT_VARIABLES
-            )
-            agent = build_options(agent_environ, **agent_settings_of(self.config))
-        return Launcher(
-            self.config.claude, environ, folder, demo_url=demo_url, persist=self.config.persist, agent=agent
-        )
+def _agent_options_of(config: Config) -> AgentOptions | None:
+    """How agent children are started; None where agent mode is off."""
+    if not config.has_agent:
+        return None
+    environ = build_environment(config.environ, use_api_key=config.use_api_key, added=AGENT_VARIABLES)
+    return build_options(environ, **agent_settings_of(config))
 
 
 def _store_folder(config: Config) -> Path | None:
     """A demo leaves nothing behind, unless it is told where."""
     forgets = config.no_store or (config.demo and not config.state_dir)
     return None if forgets else config.state_folder
-
-
-def turn_limits_of(config: Config) -> TurnLimits:
-    """The engine's share of the settings."""
-    return TurnLimits(config.inactivity_timeout, config.request_timeout, config.client_timeout, config.tool_timeout)
 
 
 def fallback_model_of(config: Config) -> str:

@@ -1,16 +1,17 @@
-"""What a turn hears beside its answer: tools that start and end, questions of permission, the state of the plan.
+"""What a turn's messages mean beside its answer: tools that start and end, questions of permission, the plan's state.
 
-In: the CLI's messages of one turn, after they were translated. Out: notices, pending permissions, the clock of silence.
-Rules: a tool that runs has a limit of its own; a question that waits for a person is no silence, it has its own end.
+`turns/runner.py` calls `TurnObserver.on_message` with each message once it is translated. Out: notices, pending
+permissions, how long the child may be silent. Invariant: a tool that runs has a limit of its own; a question that waits
+for a person is not silence, it has its own end.
 """
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from ..claude.turn.agent_translator import AgentTranslator
-from ..claude.turn.connection import Connection
 from ..claude.turn.progress import describe
 from ..claude.turn.translator import Translator
 from ..claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
@@ -20,44 +21,54 @@ from ..monitoring.plan import PlanLimits
 from .turn import Turn
 
 
+class Permitter(Protocol):
+    """The child that asked for a permission."""
+
+    def permit(self, ask: PermissionAsk, allow: bool, message: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Circle:
-    """Everyone who is told of what happens in turns."""
+class Observers:
+    """What follows turns: each of their messages is noted in these."""
 
     activity: Activity
     permissions: Permissions
     plan_limits: PlanLimits
 
 
-class Listener:
-    """The ear of one turn on one child. silence_timeout, tool_timeout: seconds."""
+class TurnObserver:
+    """One turn on one child."""
 
     def __init__(
         self,
-        circle: Circle,
+        observers: Observers,
         turn: Turn,
-        connection: Connection,
+        child: Permitter,
         translator: Translator | AgentTranslator,
         *,
         silence_timeout: float,
-        tool_timeout: float,
     ) -> None:
-        self._circle = circle
+        """Args:
+        observers: where things are noted.
+        child: takes the decisions.
+        translator: has the tools that run, and the totals, of an agent's turn.
+        silence_timeout: seconds that the child may be silent while no tool of its own runs.
+        """
+        self._observers = observers
         self._turn = turn
-        self._connection = connection
+        self._child = child
         self._translator = translator
         self._silence_timeout = silence_timeout
-        self._tool_timeout = tool_timeout
         self._lock = threading.Lock()  # guards: _asked, and that the clock is what it says
         self._asked: dict[str, str] = {}
 
-    def heed(self, inbound: Inbound) -> None:
+    def on_message(self, inbound: Inbound) -> None:
         """Called with every message of the turn, once it has been translated."""
         match inbound:
             case RateLimit(info):
-                self._circle.plan_limits.note(info)
+                self._observers.plan_limits.note(info)
                 if info.status != "allowed":
-                    self._circle.activity.note(
+                    self._observers.activity.note(
                         self._turn.id,
                         "rate_limit",
                         status=info.status,
@@ -70,11 +81,11 @@ class Listener:
             case ControlCancel(request_id):
                 self._cancel(request_id)
             case Result() if inbound.spent():
-                self._turn.report.cost_usd = sum(one.cost_usd for one in inbound.spent())
+                self._turn.report.note_cost(sum(one.cost_usd for one in inbound.spent()))
         if isinstance(self._translator, AgentTranslator):
             for kind, data in self._translator.take():
-                self._circle.activity.note(self._turn.id, kind, **data)
-            self._turn.report.total = self._translator.total  # what a turn took that is ended before it has an end
+                self._observers.activity.note(self._turn.id, kind, **data)
+            self._turn.report.note_total(self._translator.total)  # for a turn that is ended before it has an end
             self._set_clock(self._translator)
 
     def _ask(self, ask: PermissionAsk) -> None:
@@ -82,7 +93,7 @@ class Listener:
         assert turn.session is not None
         with self._lock:
             self._asked[ask.request_id] = ""
-        permission_id = self._circle.permissions.ask(
+        permission_id = self._observers.permissions.ask(
             request_id=turn.id,
             session=turn.session.key,
             tool=ask.tool_name,
@@ -98,7 +109,7 @@ class Listener:
         def decide(decision: Decision) -> None:
             with self._lock:
                 self._asked.pop(ask.request_id, None)
-            self._connection.permit(ask, decision.allow, decision.message)
+            self._child.permit(ask, decision.allow, decision.message)
             assert isinstance(self._translator, AgentTranslator)  # a chat's connection refuses by itself
             self._set_clock(self._translator)
 
@@ -108,16 +119,14 @@ class Listener:
         with self._lock:
             permission_id = self._asked.pop(request_id, None)
         if permission_id:
-            self._circle.permissions.cancel(permission_id)
+            self._observers.permissions.cancel(permission_id)
 
     def _set_clock(self, translator: AgentTranslator) -> None:
-        """How long the child may now be silent. Called by the turn's worker, and by whoever decides."""
+        """How long the child may now be silent. Called by the turn's worker, and by the thread that decides."""
         watch = self._turn.watch
         assert watch is not None
         with self._lock:
             labels = [running.label for running in list(translator.running.values())]
-            self._turn.busy_with = labels[0] if labels else ""
-            limit = inf if self._asked else self._tool_timeout if labels else self._silence_timeout
-            if limit != watch.silence_timeout:
-                watch.silence_timeout = limit
-                watch.alive()
+            self._turn.note_busy(labels[0] if labels else "")
+            limit = self._turn.mode.tool_timeout if labels else self._silence_timeout
+            watch.limit_silence(inf if self._asked else limit)

@@ -1,7 +1,7 @@
 """What models were seen to refuse with a 400, and what a turn can be run without.
 
-In: turns, and the 400s they met. Out: their parameters, less what is refused. A model is asked once; what it was seen
-to refuse is left out from then on, as long as the proxy runs.
+`turns/runner.py` asks for a turn's parameters, less what is refused, and notes refusals. Invariant: a model is asked
+once; what it was seen to refuse is left out from then on, as long as the proxy runs.
 """
 
 import threading
@@ -12,32 +12,28 @@ from .turn import Turn
 
 
 @dataclass(slots=True)
-class Attempts:
-    """What must not be tried twice in one turn."""
+class Experiments:
+    """What a turn is tried without, one after the other, once the API has answered it with a 400."""
 
-    replaced: bool = False
-    logged_in_again: bool = False
-    fresh: bool = False
-    newborn: bool = False
-    before: Refusals = Refusals()
-    remedies: list[Refusals] | None = None
+    before: Refusals
+    left: list[Refusals]
 
 
 @dataclass(slots=True)
-class Remedies:
+class ModelQuirks:
     """What is known of the models, by the CLI's names for them."""
 
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # guards: _refusals, _marked
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # guards: _refusals, _accepting
     _refusals: dict[str, Refusals] = field(default_factory=dict)
-    _marked: set[str] = field(default_factory=set)
+    _accepting: set[str] = field(default_factory=set)
 
     def parameters(self, turn: Turn) -> Parameters:
         """The settings of a turn, less what its model refuses.
 
-        An agent's schema is none of them: they hold for all its calls, the schema for its last word.
+        An agent's schema is not one of them: they hold for all its calls, the schema for its last word.
         """
         known = self.known(turn)
-        known = replace(known, schema=True) if turn.profile.agent else known
+        known = known if turn.mode.schema_per_request else replace(known, schema=True)
         return build_parameters(turn.conversation.options, turn.profile.toolset, known)
 
     def known(self, turn: Turn) -> Refusals:
@@ -45,36 +41,38 @@ class Remedies:
         with self._lock:
             return self._refusals.get(turn.profile.model, Refusals())
 
-    def takes_mark(self, turn: Turn) -> None:
+    def note_cache_breakpoint(self, turn: Turn) -> None:
         """The API has begun to answer a history that ends with a cache breakpoint of ours."""
         with self._lock:
-            self._marked.add(turn.profile.model)
+            self._accepting.add(turn.profile.model)
 
-    def note_refusal(self, turn: Turn, attempts: Attempts) -> bool:
+    def begin_experiments(self, turn: Turn) -> Experiments:
+        """What a turn that met a 400 can be tried without, in this order."""
+        before = self.known(turn)
+        return Experiments(before, self._find(turn, before))
+
+    def note_refusal(self, turn: Turn, experiments: Experiments) -> bool:
         """Remember what the model seems to refuse; True when the turn can be run without it.
 
         Where leaving everything out does not help either, the 400 was about something else, and nothing is remembered.
         """
-        if attempts.remedies is None:
-            attempts.before = self.known(turn)
-            attempts.remedies = self._find(turn, attempts.before)
         with self._lock:
-            if not attempts.remedies:
-                self._refusals[turn.profile.model] = attempts.before
+            if not experiments.left:
+                self._refusals[turn.profile.model] = experiments.before
                 return False
-            self._refusals[turn.profile.model] = attempts.remedies.pop(0)
+            self._refusals[turn.profile.model] = experiments.left.pop(0)
             return True
 
     def _find(self, turn: Turn, known: Refusals) -> list[Refusals]:
         """What may be left out, to be tried in this order: parameters, the schema, both, our cache breakpoint too."""
         parameters = self.parameters(turn)
         found = []
-        if parameters.refusable and (parameters.tacit or not turn.strict):
+        if parameters.refusable and (parameters.tacit or not turn.request.strict):
             found.append(parameters.without(known))
-        if turn.conversation.options.json_schema is not None and not known.schema and not turn.profile.agent:
+        if turn.conversation.options.json_schema is not None and not known.schema and turn.mode.schema_per_request:
             found += [replace(one, schema=True) for one in (known, *found)]
         with self._lock:
-            marked = turn.profile.model in self._marked
-        if len(turn.conversation.messages) > 1 and not known.mark and not marked:
+            is_accepted = turn.profile.model in self._accepting
+        if len(turn.conversation.messages) > 1 and not known.mark and not is_accepted:
             found += [replace(one, mark=True) for one in (known, *found)]
         return found

@@ -18,7 +18,7 @@ def foresee(foresight: Foresight, turn: Turn, reply: Message) -> Rehearsal | Non
     """
     assert turn.session is not None
     messages = turn.conversation.messages
-    start = digest_profile(turn.name.partition, turn.kind, turn.profile.model, turn.conversation)
+    start = digest_profile(turn.name.partition, turn.mode.digest_kind, turn.profile.model, turn.conversation)
     opening = digest_message(start, messages[0])
     digests = [digest_message(b"", message) for message in messages]
     dropped = foresight.dropped(opening, digests)

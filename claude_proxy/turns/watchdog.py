@@ -11,6 +11,10 @@ from math import inf
 Clock = Callable[[], float]
 
 
+def do_nothing() -> None:
+    """What a limit does that is not set."""
+
+
 class Watch:
     """One thing that is watched. Its owner calls `alive`, `pause` and `resume`; nothing here blocks.
 
@@ -25,8 +29,8 @@ class Watch:
         *,
         silence_timeout: float = inf,
         deadline: float = inf,
-        on_silence: Callable[[], None] = lambda: None,
-        on_deadline: Callable[[], None] = lambda: None,
+        on_silence: Callable[[], None] = do_nothing,
+        on_deadline: Callable[[], None] = do_nothing,
     ) -> None:
         self._clock = clock
         self._silence = inf
@@ -38,6 +42,12 @@ class Watch:
     def alive(self) -> None:
         """The child has been heard, or is waited for from now on: the silence starts anew. One attribute, no lock."""
         self._silence = self._clock() + self.silence_timeout
+
+    def limit_silence(self, seconds: float) -> None:
+        """Allow the child this much silence from now on; a limit that stays the same begins no new silence."""
+        if seconds != self.silence_timeout:
+            self.silence_timeout = seconds
+            self.alive()
 
     def pause(self) -> None:
         """Nobody waits for the child now; its silence means nothing."""
@@ -58,9 +68,9 @@ class Watch:
 class Watchdog:
     """The watches and the thread that sweeps them every `interval` seconds."""
 
-    def __init__(self, clock: Clock, interval: float = 0.5, chore: Callable[[], object] = lambda: None) -> None:
-        """`chore`: what else has deadlines; called with every sweep, must never raise."""
-        self._chore = chore
+    def __init__(self, clock: Clock, interval: float = 0.5, housekeeping: Callable[[], object] = do_nothing) -> None:
+        """`housekeeping`: what else has deadlines; called with every sweep, must never raise."""
+        self._housekeeping = housekeeping
         self._clock = clock
         self._interval = interval
         self._lock = threading.Lock()  # guards: _watches
@@ -93,7 +103,7 @@ class Watchdog:
             calls = [call for watch in self._watches for call in watch.due(now)]
         for call in calls:
             call()
-        self._chore()
+        self._housekeeping()
         return len(calls)
 
     def _run(self) -> None:

@@ -22,7 +22,9 @@ class WorkerPool:
 
     def __init__(self, workers: int, queue_size: int) -> None:
         self._capacity = workers + queue_size
-        self._changed = threading.Condition()  # guards: _waiting, _active, _accepting, _stopping
+        lock = threading.Lock()  # guards: _waiting, _active, _accepting, _stopping
+        self._has_job = threading.Condition(lock)  # one worker wakes for one job
+        self._changed = threading.Condition(lock)  # a job ended or was cancelled
         self._waiting: deque[Job] = deque()
         self._active = 0
         self._accepting = True
@@ -47,9 +49,9 @@ class WorkerPool:
                     retry_after=RETRY_AFTER,
                 )
             self._waiting.append(job)
-            self._changed.notify_all()
+            self._has_job.notify()
 
-    def withdraw(self, job: Job) -> bool:
+    def cancel_queued(self, job: Job) -> bool:
         """Take a job out of the queue; False where a worker has it already."""
         with self._changed:
             if job not in self._waiting:
@@ -74,6 +76,7 @@ class WorkerPool:
             self._accepting = False
             self._stopping = True
             self._waiting.clear()
+            self._has_job.notify_all()
             self._changed.notify_all()
         for thread in self._threads:
             if thread.ident is not None:
@@ -94,7 +97,7 @@ class WorkerPool:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting) or self._stopping)
+                self._has_job.wait_for(lambda: bool(self._waiting) or self._stopping)
                 if self._stopping:
                     return
                 job = self._waiting.popleft()

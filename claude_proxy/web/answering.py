@@ -138,12 +138,12 @@ def build_headers(turn: Turn) -> dict[str, str]:
     """What the response says of the turn, as far as that is known by now."""
     report = turn.report
     headers = {
-        "X-Claude-Proxy-Mode": turn.mode,
+        "X-Claude-Proxy-Mode": turn.mode.name,
         "X-Claude-Proxy-Model": quote(report.model or turn.profile.model, safe=_SAFE_IN_MODELS),
         "Server-Timing": ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in report.timing().items()),
     }
     if report.session:
-        headers["X-Claude-Proxy-Session"] = f"{report.session}; {report.how}"
+        headers["X-Claude-Proxy-Session"] = f"{report.session}; {report.origin}"
     if report.plan_warning:
         headers["X-Claude-Proxy-Plan-Warning"] = report.plan_warning
     if report.ignored:

@@ -20,7 +20,7 @@ from ..core.errors import (
 )
 from ..dialects.dialect import Dialect
 from ..service import Service
-from ..turns.turn import Turn
+from ..turns.turn import new_id
 from .guard import Guard
 from .routes import add_routes, json_response, messages_headers, native_dialect, why_not_served
 
@@ -42,7 +42,7 @@ def create_app(service: Service) -> Flask:
 def _add_hooks(app: Flask, guard: Guard) -> None:
     @app.before_request
     def check() -> Response | None:
-        g.request_id = Turn.new_id()
+        g.request_id = new_id()
         host = request.headers.get("Host", "")
         origin = request.headers.get("Origin")
         guard.check_host(host)

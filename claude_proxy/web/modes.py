@@ -1,21 +1,27 @@
 """Which mode a request runs in: what the server's own is, what its header asks for.
 
-In: headers, the settings. Out: whether the CLI's own tools run.
+`serving.py` asks once for each request. Invariant: tools of the client's are run by the client, unless the header says
+otherwise.
 """
 
 from werkzeug.datastructures import Headers
 
 from ..config import MODES, Config
 from ..core.errors import BadRequest, Forbidden
+from ..turns.modes import Mode, Modes
 
 HEADER = "X-Claude-Mode"
 
 
-def asks_for_agent(headers: Headers, config: Config, *, has_tools: bool) -> bool:
-    """True for agent mode. Tools of the client's are run by the client, unless the header says otherwise.
+def choose_mode(headers: Headers, config: Config, modes: Modes, *, has_tools: bool) -> Mode:
+    """The mode of a request. has_tools: it brings functions of the client's.
 
-    Raises Forbidden where agent mode is off, BadRequest for a mode that does not exist.
+    Raises Forbidden where agent mode is asked for and off, BadRequest for a mode that does not exist.
     """
+    return modes.choose(agent=_asks_for_agent(headers, config, has_tools=has_tools), has_tools=has_tools)
+
+
+def _asks_for_agent(headers: Headers, config: Config, *, has_tools: bool) -> bool:
     asked = headers.get(HEADER, "").strip().lower()
     if not asked:
         return config.mode == "agent" and not has_tools

@@ -5,8 +5,9 @@ In: a `Service`, Flask's request. Out: responses. What is kept belongs to who se
 
 import time
 from collections.abc import Callable
+from functools import partial
 
-from flask import Response, request
+from flask import Response, g, request
 
 from ..core.conversation import Message
 from ..core.errors import NotFound, ProxyError
@@ -16,6 +17,7 @@ from ..dialects.dialect import Context, Dialect, Parsed, encode
 from ..dialects.responses.answer import Responses, response_id
 from ..dialects.responses.request import is_responses_shaped, parse_responses_shaped
 from ..service import Service
+from ..turns.turn import Request as TurnRequest
 from ..turns.turn import Turn
 from .answering import Client, build_headers
 from .audience import Audience
@@ -41,7 +43,7 @@ class ResponsesViews:
         self._service = service
         self._audience = audience
         self._book = service.responses
-        self._runs = Runs()
+        self._runs = Runs(service.release)
         self._objects = ResponseObjects(self._book, self._runs)
         self._conversations = ConversationObjects(self._book)
 
@@ -95,23 +97,26 @@ class ResponsesViews:
     def _create(self) -> Response:
         dialect = self._dialect()
 
-        def answer(service: Service, _: Dialect, turn: Turn, parsed: Parsed, client: Client, end: End) -> Response:
+        def answer(
+            service: Service, _: Dialect, asked: TurnRequest, parsed: Parsed, client: Client, end: End
+        ) -> Response:
             if parsed.request.background:
-                return self._begin(dialect, turn, parsed, client, end)
-            return respond(service, dialect, turn, parsed, client, end)
+                return self._begin(dialect, asked, parsed, client, end)
+            return respond(service, dialect, asked, parsed, client, end)
 
         return serve(dialect, self._service, answer)
 
-    def _begin(self, dialect: Responses, turn: Turn, parsed: Parsed, client: Client, end: End) -> Response:
+    def _begin(self, dialect: Responses, asked: TurnRequest, parsed: Parsed, client: Client, end: End) -> Response:
         """A turn whose worker writes down what it says; the client may watch, and may go."""
         owner = owner_of(self._service)
-        context = Context(turn.id, int(time.time()), parsed.conversation.model, parsed.request)
+        turn_id: str = g.request_id
+        context = Context(turn_id, int(time.time()), parsed.conversation.model, parsed.request)
         name = response_id(context)
-        run = Run(dialect.open(context), dialect.finish, lambda error: self._end_run(owner, name, turn, error, end))
-        turn.channel = run
+        run = Run(dialect.open(context), dialect.finish, partial(self._end_run, owner, name, end))
+        turn = Turn(asked, id=turn_id, channel=run)
         if parsed.stream:
             self._audience.enter()
-        self._runs.add(owner, name, run, lambda: self._service.forget(turn))
+        self._runs.add(owner, name, run, turn)
         dialect.keep(run.view)
         try:
             self._service.submit(turn)
@@ -125,9 +130,10 @@ class ResponsesViews:
             return Response(encode(run.view), mimetype="application/json", headers=build_headers(turn))
         return self._audience.respond(follow(run, 0, client), build_headers(turn))
 
-    def _end_run(self, owner: str, name: str, turn: Turn, error: ProxyError | None, end: End) -> None:
-        self._runs.discard(owner, name)
-        end(turn, error)
+    def _end_run(self, owner: str, name: str, end: End, error: ProxyError | None) -> None:
+        turn = self._runs.discard(owner, name)
+        if turn is not None:
+            end(turn, error)
 
     def _get(self, response_id: str) -> Response:
         owner = owner_of(self._service)

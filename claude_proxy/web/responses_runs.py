@@ -12,6 +12,7 @@ from ..core.events import Event, MessageEnd
 from ..dialects.responses.answer import render
 from ..dialects.responses.events import Json, ResponseWriter
 from ..turns.channel import Channel
+from ..turns.turn import Turn
 from .answering import DISCONNECT_POLL, Client
 
 Keep = Callable[[Json, Sequence[Json]], None]
@@ -103,25 +104,28 @@ class Run(Channel[Event]):
 
 
 class Runs:
-    """The background responses that this process is making."""
+    """The background responses that this process is making. release: ends the turn of one that was cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: Callable[[Turn], None]) -> None:
+        self._release = release
         self._lock = threading.Lock()  # guards: _runs
-        self._runs: dict[tuple[str, str], tuple[Run, Callable[[], None]]] = {}
+        self._runs: dict[tuple[str, str], tuple[Run, Turn]] = {}
 
-    def add(self, owner: str, response_id: str, run: Run, abort: Callable[[], None]) -> None:
-        """`abort` ends the turn of a run that was cancelled."""
+    def add(self, owner: str, response_id: str, run: Run, turn: Turn) -> None:
+        """`turn` writes into `run`."""
         with self._lock:
-            self._runs[owner, response_id] = run, abort
+            self._runs[owner, response_id] = run, turn
 
     def get(self, owner: str, response_id: str) -> Run | None:
         with self._lock:
             found = self._runs.get((owner, response_id))
         return found[0] if found is not None else None
 
-    def discard(self, owner: str, response_id: str) -> None:
+    def discard(self, owner: str, response_id: str) -> Turn | None:
+        """Forget a run; its turn, where there was one."""
         with self._lock:
-            self._runs.pop((owner, response_id), None)
+            found = self._runs.pop((owner, response_id), None)
+        return found[1] if found is not None else None
 
     def cancel(self, owner: str, response_id: str) -> Json | None:
         """The response, cancelled unless it had ended before; None where nothing of that name runs."""
@@ -129,9 +133,9 @@ class Runs:
             found = self._runs.get((owner, response_id))
         if found is None:
             return None
-        run, abort = found
+        run, turn = found
         if run.cancel():
-            abort()
+            self._release(turn)
         return run.view
 
 

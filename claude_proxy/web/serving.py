@@ -16,21 +16,23 @@ from ..core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaTy
 from ..dialects.dialect import Dialect, Parsed
 from ..service import Service
 from ..storage.sessions import Name, make_owner
-from ..turns.turn import Turn
+from ..turns.modes import Mode
+from ..turns.turn import Request, Turn, build_request
 from .answering import Answer, Client
 from .guard import presented_key
-from .modes import asks_for_agent
+from .modes import choose_mode
 from .sessions import parse_name, wants_server_history
 
 log = logging.getLogger(__name__)
 
 
 End = Callable[[Turn, ProxyError | None], None]
-Respond = Callable[[Service, Dialect, Turn, Parsed, Client, End], Response]
+Respond = Callable[[Service, Dialect, Request, Parsed, Client, End], Response]
 
 
-def respond(service: Service, dialect: Dialect, turn: Turn, parsed: Parsed, client: Client, end: End) -> Response:
-    """Submit the turn and answer its client; `end` is called once the turn is over."""
+def respond(service: Service, dialect: Dialect, request: Request, parsed: Parsed, client: Client, end: End) -> Response:
+    """Submit a turn and answer its client; `end` is called once the turn is over."""
+    turn = Turn(request, id=g.request_id)
     service.submit(turn)
     return Answer(dialect, turn, parsed, client, end).respond()
 
@@ -44,14 +46,15 @@ def serve(dialect: Dialect, service: Service, answer: Respond = respond) -> Resp
     if wants_server_history(request.headers):
         return _serve_with_history(dialect, service, body, name, answer)
     parsed = dialect.parse(body)
-    job = _Job(dialect, service, parsed, owner, answer, agent=_asks_for_agent(service, parsed))
-    if job.agent and name.given is not None:
+    job = _Job(dialect, service, parsed, owner, answer, _mode_of(service, parsed))
+    if job.mode.runs_agent and name.given is not None:
         return _one_at_a_time(service, name, inf, lambda leave: _answer(replace(job, leave=leave)))
     return _answer(job)
 
 
-def _asks_for_agent(service: Service, parsed: Parsed) -> bool:
-    return asks_for_agent(request.headers, service.config, has_tools=bool(parsed.conversation.tools))
+def _mode_of(service: Service, parsed: Parsed) -> Mode:
+    has_tools = bool(parsed.conversation.tools)
+    return choose_mode(request.headers, service.config, service.modes, has_tools=has_tools)
 
 
 def owner_of(service: Service) -> str:
@@ -75,8 +78,8 @@ def _serve_with_history(dialect: Dialect, service: Service, body: bytes, name: N
         before = service.sessions.history(name.key)
         parsed = dialect.parse(body, before)
         fresh = len(parsed.conversation.messages) - len(before)
-        agent = _asks_for_agent(service, parsed)
-        job = _Job(dialect, service, parsed, name.owner, answer, agent, keeps_history=True, leave=leave, fresh=fresh)
+        mode = _mode_of(service, parsed)
+        job = _Job(dialect, service, parsed, name.owner, answer, mode, stores_history=True, leave=leave, fresh=fresh)
         return _answer(job)
 
     # An agent's turn has no limit, and neither has who waits for it.
@@ -100,9 +103,13 @@ def _one_at_a_time(
         raise
 
 
+def do_nothing() -> None:
+    """What leaves a queue that was not entered."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A parsed request and how it is to be answered. keeps_history: the server keeps its messages for the client, of
+    """A parsed request and how it is to be answered. stores_history: the server keeps its messages for the client, of
     which `fresh` are new (None: all). leave: called once the turn is over."""
 
     dialect: Dialect
@@ -110,9 +117,9 @@ class _Job:
     parsed: Parsed
     owner: str
     answer: Respond
-    agent: bool
-    keeps_history: bool = False
-    leave: Callable[[], None] = lambda: None
+    mode: Mode
+    stores_history: bool = False
+    leave: Callable[[], None] = do_nothing
     fresh: int | None = None
 
 
@@ -120,32 +127,31 @@ def _answer(job: _Job) -> Response:
     """Submit the turn and respond."""
     dialect, service, parsed = job.dialect, job.service, job.parsed
     conversation = parsed.conversation
-    turn = Turn(
+    asked = build_request(
         conversation,
-        service.resolve_model(conversation.model),
+        service.models.resolve(conversation.model),
+        job.mode,
         name=parse_name(request.headers, parsed.hints, job.owner),
-        keeps_history=job.keeps_history,
+        dialect=dialect.name,
         ignored=parsed.ignored,
         names=parsed.names,
         strict=service.config.strict,
-        agent=job.agent,
-        dialect=dialect.name,
+        new_messages=job.fresh,
+        stores_history=job.stores_history,
     )
-    turn.id = g.request_id
-    turn.new_messages = len(conversation.messages) if job.fresh is None else job.fresh
     arrived = time.monotonic()
     if service.config.log_requests or service.config.debug:
-        log.info("%s %s %s begins", turn.id, dialect.name, conversation.model or service.config.model)
+        log.info("%s %s %s begins", g.request_id, dialect.name, conversation.model or service.config.model)
     if service.config.debug:
-        log.info("%s body %s", turn.id, request.get_data().decode("utf-8", "replace"))
+        log.info("%s body %s", g.request_id, request.get_data().decode("utf-8", "replace"))
 
     def end(turn: Turn, error: ProxyError | None) -> None:
         job.leave()
-        service.forget(turn)
+        service.release(turn)
         log_turn(dialect, turn, error, arrived)
 
     client = Client(is_gone(), service.config.heartbeat_interval)
-    return job.answer(service, dialect, turn, parsed, client, end)
+    return job.answer(service, dialect, asked, parsed, client, end)
 
 
 def is_gone() -> Callable[[], bool]:
@@ -164,7 +170,7 @@ def log_turn(dialect: Dialect, turn: Turn, error: ProxyError | None, arrived: fl
         turn.id,
         dialect.name,
         report.model or turn.profile.model,
-        report.how,
+        report.origin,
         status,
         f"{report.first - arrived:.3f}s" if report.first else "-",
         time.monotonic() - arrived,

@@ -601,7 +601,7 @@ def test_a_bug_of_our_own_is_told_and_logged(
 ) -> None:
     """500 without a word of the cause; the log has the traceback; the worker goes on."""
     proxy = start()
-    monkeypatch.setattr(type(proxy.service.engine), "_attempt", lambda self, turn, attempts: 1 // 0)
+    monkeypatch.setattr(type(proxy.service.runner), "_attempt", lambda self, turn, attempts: 1 // 0)
     answer = proxy.ask("hello")
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert "division" not in answer.error["message"] and "ZeroDivisionError" in caplog.text
@@ -612,10 +612,10 @@ def test_a_bug_of_our_own_is_told_and_logged(
 def test_a_bug_beside_a_leased_child_gives_it_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it is: nobody else would ever end the child, or could use it."""
     proxy = start()
-    engine = type(proxy.service.engine)
-    for name in ("_note_lease", "_translator", "_hand_over"):
+    runner = type(proxy.service.runner)
+    for name in ("_keep_books", "_ask", "_emit"):
         with monkeypatch.context() as broken:
-            broken.setattr(engine, name, lambda self, turn, *rest: 1 // 0)
+            broken.setattr(runner, name, lambda self, turn, *rest: 1 // 0)
             assert proxy.ask("hello").status == 500
         wait_until(lambda: proxy.service.fleet.counts().leased == 0, f"the child given up after a bug in {name}")
     assert proxy.ask("hello").status == 200

@@ -7,14 +7,16 @@ from werkzeug.datastructures import Headers
 
 from claude_proxy.config import MODES, Config
 from claude_proxy.core.errors import BadRequest, Forbidden
-from claude_proxy.web.modes import HEADER, asks_for_agent
+from claude_proxy.turns.modes import build_modes
+from claude_proxy.web.modes import HEADER, choose_mode
 
+MODES_OF_SERVER = build_modes()
 CHAT, ALLOWED, AGENT = Config(), Config(agent=True), Config(mode="agent")
 
 
 def asks(config: Config, asked: str | None = None, **fields: Any) -> bool:
     headers = Headers({} if asked is None else {HEADER: asked})
-    return asks_for_agent(headers, config, **{"has_tools": False, **fields})
+    return choose_mode(headers, config, MODES_OF_SERVER, **{"has_tools": False, **fields}).runs_agent
 
 
 @pytest.mark.parametrize("asked", [None, "", " "])

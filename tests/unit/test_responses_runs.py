@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.core.conversation import Text
+from claude_proxy.core.conversation import Conversation, Text, user
 from claude_proxy.core.errors import ClientGone, InternalError, Interrupted, ProxyError
 from claude_proxy.core.events import BlockStart, BlockStop, Event, MessageEnd, MessageStart, TextDelta, Usage
 from claude_proxy.dialects.responses.events import ResponseWriter
+from claude_proxy.turns.turn import Turn
 from claude_proxy.web.answering import Client
 from claude_proxy.web.responses_runs import Run, Runs, follow, replay_from
+from tests.standins import make_turn
 
 Json = dict[str, Any]
 
@@ -140,14 +142,16 @@ def test_a_watcher_that_goes_away_ends_its_own_stream_alone(desk: Desk) -> None:
 
 def test_runs_belong_to_their_owners() -> None:
     """Another owner neither finds nor cancels one."""
-    runs, desk, aborted = Runs(), Desk(), []
-    runs.add("me", "resp_1", desk.run, lambda: aborted.append(1))
+    released: list[Turn] = []
+    runs, desk = Runs(released.append), Desk()
+    turn = make_turn(Conversation("m", (user("hi"),)), channel=desk.run)
+    runs.add("me", "resp_1", desk.run, turn)
     assert runs.get("you", "resp_1") is None
     assert runs.cancel("you", "resp_1") is None
     assert runs.get("me", "resp_1") is desk.run
     for _ in range(2):
         cancelled = runs.cancel("me", "resp_1")
         assert cancelled is not None and cancelled["status"] == "cancelled"
-    assert aborted == [1]
-    runs.discard("me", "resp_1")
+    assert released == [turn]
+    assert runs.discard("me", "resp_1") is turn and runs.discard("me", "resp_1") is None
     assert runs.get("me", "resp_1") is None

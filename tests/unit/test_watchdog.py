@@ -87,11 +87,11 @@ def test_a_watch_that_was_removed_is_forgotten() -> None:
     assert bench.watchdog.sweep() == 1 and bench.calls == []
 
 
-def test_every_sweep_does_the_chore() -> None:
+def test_every_sweep_does_the_housekeeping() -> None:
     """Whether something is due or not."""
-    chores: list[str] = []
-    watchdog = Watchdog(Clock(100.0), chore=lambda: chores.append("swept"))
-    assert (watchdog.sweep(), watchdog.sweep(), chores) == (0, 0, ["swept", "swept"])
+    swept: list[str] = []
+    watchdog = Watchdog(Clock(100.0), housekeeping=lambda: swept.append("swept"))
+    assert (watchdog.sweep(), watchdog.sweep(), swept) == (0, 0, ["swept", "swept"])
 
 
 def test_a_watchdog_that_was_never_started_can_be_stopped() -> None:

@@ -25,13 +25,13 @@ def test_workers_and_queue_together_are_the_limit() -> None:
     assert raised.value.retry_after
 
 
-def test_a_job_that_waits_can_be_withdrawn() -> None:
+def test_a_job_that_waits_can_be_cancelled() -> None:
     """Its place is free at once; one that is not there is nobody's loss."""
     pool = WorkerPool(1, 0)
     pool.submit(nothing)
-    assert pool.withdraw(other) is False
-    assert pool.withdraw(nothing) is True
-    assert pool.withdraw(nothing) is False
+    assert pool.cancel_queued(other) is False
+    assert pool.cancel_queued(nothing) is True
+    assert pool.cancel_queued(nothing) is False
     pool.submit(other)
     assert pool.queued == 1
 

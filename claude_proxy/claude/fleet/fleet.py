@@ -9,8 +9,9 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...core.conversation import Message
 from ...core.errors import CliUnavailable, ProxyError, ShuttingDown
@@ -216,6 +217,10 @@ class Fleet:
                 self._retire(child, urgent=False)
         self._waker.wake()
         return len(found)
+
+    def request_usage(self, take: Callable[[Mapping[str, Any] | None], None]) -> bool:
+        """Have an idle child asked how much of the plan is used; False where there is none. take: see `Connection`."""
+        return self.ask_idle(lambda child: child.request_usage(take))
 
     def ask_idle(self, ask: Callable[[Connection], None]) -> bool:
         """Have a child that no turn has asked something that changes nothing in it; False where there is none."""

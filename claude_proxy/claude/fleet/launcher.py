@@ -138,6 +138,10 @@ class Launcher:
         """Whether the CLI is logged in; takes about half a second. Raises CliUnavailable."""
         return locate.read_login(self.installation().path, {**self._environ, **self._demo_variables()})
 
+    def is_logged_in(self) -> bool | None:
+        """As `login`, in one word; None where the CLI does not say. Raises CliUnavailable."""
+        return self.login().logged_in
+
     def start(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Child:
         """A new child whose model is `model`; `resume` loads a session, as a copy. Raises CliUnavailable.
 

@@ -51,25 +51,31 @@ def last_stable(messages: Sequence[Message]) -> int | None:
     return None
 
 
-def answer_turn(
-    connection: Connection,
-    messages: Sequence[Message],
-    translator: Translator | AgentTranslator,
-    alive: Callable[[], None],
-    heed: Callable[[Inbound], None] = lambda inbound: None,
-) -> Iterator[Event]:
-    """Ask the question, or answer the parked calls, and yield what comes. Raises what both arguments do.
-
-    heed: called with each message once it has been translated, before its events are yielded.
-    """
+def ask_question(connection: Connection, messages: Sequence[Message]) -> None:
+    """Send the newest message: the question, or the results a parked child waits for. Raises ChildDied."""
     if connection.is_parked:
         connection.answer(messages[-1])
     else:
         connection.ask(messages[-1])
+
+
+def read_answer(
+    connection: Connection,
+    translator: Translator | AgentTranslator,
+    alive: Callable[[], None],
+    on_message: Callable[[Inbound], None],
+) -> Iterator[Event]:
+    """Yield what comes after `ask_question`. Raises what `Connection` and the translator do.
+
+    Args:
+        translator: makes events of messages; says when the answer is over.
+        alive: called whenever the child was heard.
+        on_message: called with each message once it has been translated, before its events are yielded.
+    """
     while not translator.done:
         inbound = connection.receive(alive)
         events = translator.feed(inbound)
         if translator.cut and not connection.agent:
             connection.stop_now()  # before anything else: the CLI is about to ask the API to go on
-        heed(inbound)
+        on_message(inbound)
         yield from events

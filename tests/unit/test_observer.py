@@ -1,13 +1,12 @@
-"""What a turn hears beside its answer, on clocks that are turned by hand: notices, questions, the limits of silence."""
+"""What a turn's messages mean beside its answer, on clocks turned by hand: notices, questions, limits of silence."""
 
 import json
 import threading
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from claude_proxy.claude.turn.agent_translator import AgentTranslator
-from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.turn.translator import Translator
 from claude_proxy.claude.wire.protocol import ControlCancel, PermissionAsk, parse_line
 from claude_proxy.core.conversation import Conversation, user
@@ -18,11 +17,11 @@ from claude_proxy.monitoring.activity import Activity
 from claude_proxy.monitoring.permissions import Permissions
 from claude_proxy.monitoring.plan import PlanLimits
 from claude_proxy.storage.sessions import Name, Session
-from claude_proxy.turns.observer import Circle, Listener
-from claude_proxy.turns.turn import Turn
+from claude_proxy.turns.observer import Observers, TurnObserver
 from claude_proxy.turns.watchdog import Watch
 from tests.cli_lines import RESULT, Json, feed, start, stopped
 from tests.clocks import Clock
+from tests.standins import make_turn
 
 SILENCE, TOOL, PATIENCE = 600.0, 3600.0, 300.0
 NOW = 1_700_000_000.0
@@ -30,7 +29,7 @@ ASK = PermissionAsk("r1", "Bash", {"command": "rm -r build"}, "t1")
 
 
 class Pretender:
-    """What a listener sees of a connection."""
+    """What an observer sees of a connection."""
 
     def __init__(self) -> None:
         self.permitted: list[tuple[str, bool, str]] = []
@@ -43,30 +42,30 @@ class Pretender:
 
 
 class Bench:
-    """A turn with its listener, and everyone who is told."""
+    """A turn with its observer, and where it notes things."""
 
     def __init__(self, *, agent: bool = True) -> None:
         self.clock = Clock()
         self.activity = Activity(lambda: NOW)
         self.permissions = Permissions(PATIENCE, self.clock, lambda: NOW)
         self.plan_limits = PlanLimits(lambda: NOW)
-        self.turn = Turn(Conversation("sonnet", (user("hi"),)), "sonnet", name=Name("me"), agent=agent)
-        self.turn.session = Session(SessionKey("me", "auto_1"), 0, 0)
-        self.turn.watch = Watch(self.clock, silence_timeout=SILENCE)
-        self.activity.begin(self.turn.id, owner="me", dialect="chat", mode=self.turn.mode, model="sonnet")
+        self.turn = make_turn(Conversation("sonnet", (user("hi"),)), name=Name("me"), agent=agent)
+        self.turn.begin_session(Session(SessionKey("me", "auto_1"), 0, 0))
+        self.watch = Watch(self.clock, silence_timeout=SILENCE)
+        self.turn.watch_with(self.watch)
+        self.activity.begin(self.turn.id, owner="me", dialect="chat", mode=self.turn.mode.name, model="sonnet")
         self.translator = AgentTranslator(NOW, self.clock) if agent else Translator(NOW)
         self.connection = Pretender()
-        self.listener = self.listen()
-        self.turn.watch.alive()
+        self.observer = self.observe()
+        self.watch.alive()
 
-    def listen(self) -> Listener:
-        return Listener(
-            Circle(self.activity, self.permissions, self.plan_limits),
+    def observe(self) -> TurnObserver:
+        return TurnObserver(
+            Observers(self.activity, self.permissions, self.plan_limits),
             self.turn,
-            cast(Connection, self.connection),
+            self.connection,
             self.translator,
             silence_timeout=SILENCE,
-            tool_timeout=TOOL,
         )
 
     def hear(self, *messages: Json) -> None:
@@ -75,18 +74,17 @@ class Bench:
             inbound = parse_line(json.dumps(message).encode())
             assert inbound is not None
             feed(self.translator, message)
-            self.listener.heed(inbound)
+            self.observer.on_message(inbound)
 
     def ask(self, ask: PermissionAsk = ASK) -> str:
         """A question; its id."""
-        self.listener.heed(ask)
+        self.observer.on_message(ask)
         return self.permissions.pending("me")[-1].id
 
     def wait(self, seconds: float) -> bool:
         """True where so many seconds more are too long a silence."""
         self.clock.now += seconds
-        assert self.turn.watch is not None
-        return bool(self.turn.watch.due(self.clock.now))
+        return bool(self.watch.due(self.clock.now))
 
     def notices(self) -> list[tuple[str, dict[str, Any]]]:
         """Kind and data, without that of the start."""
@@ -137,7 +135,7 @@ def test_a_tool_is_not_given_time_anew_by_each_message(bench: Bench) -> None:
     """Only a change of the limit begins a silence."""
     bench.hear(tool())
     bench.wait(TOOL - 1)
-    bench.listener.heed(ControlCancel("unknown"))
+    bench.observer.on_message(ControlCancel("unknown"))
     assert bench.wait(1)
 
 
@@ -196,7 +194,7 @@ def test_what_is_always_allowed_is_decided_at_once(bench: Bench) -> None:
     """Nobody waits, and the clock goes on, for a tool that runs."""
     bench.permissions.decide("me", bench.ask(), "always")
     bench.hear(tool())
-    bench.listener.heed(PermissionAsk("r2", "Bash", {"command": "rm -r build"}))
+    bench.observer.on_message(PermissionAsk("r2", "Bash", {"command": "rm -r build"}))
     assert bench.permissions.pending("me") == []
     assert bench.connection.permitted == [("r1", True, ""), ("r2", True, "")]
     assert not bench.wait(TOOL - 1) and bench.wait(1)
@@ -215,13 +213,13 @@ def test_a_question_that_nobody_decides_is_denied(bench: Bench) -> None:
 def test_the_cli_can_take_a_question_back(bench: Bench) -> None:
     """Nobody can decide it any more, and nothing is sent; one that is unknown or decided changes nothing."""
     name, other = bench.ask(), bench.ask(PermissionAsk("r2", "Read", {}))
-    bench.listener.heed(ControlCancel("r1"))
-    bench.listener.heed(ControlCancel("r1"))
-    bench.listener.heed(ControlCancel("unknown"))
+    bench.observer.on_message(ControlCancel("r1"))
+    bench.observer.on_message(ControlCancel("r1"))
+    bench.observer.on_message(ControlCancel("unknown"))
     with pytest.raises(AlreadyDecided):
         bench.permissions.decide("me", name, "allow")
     assert [one.id for one in bench.permissions.pending("me")] == [other]
-    bench.listener.heed(ControlCancel("r2"))
+    bench.observer.on_message(ControlCancel("r2"))
     assert bench.connection.permitted == [] and not bench.wait(SILENCE - 1) and bench.wait(1)
 
 
@@ -270,13 +268,13 @@ def test_what_a_turn_took_is_known_before_its_end(bench: Bench) -> None:
     assert bench.turn.report.total == Usage(15, 10)
 
 
-def test_each_turn_has_the_costs_of_its_own(bench: Bench) -> None:
+def test_each_turn_has_the_costs_of_its_own() -> None:
     """Of all models; nothing where none was asked. What the CLI says of all its turns is not looked at."""
     for used, wanted in (({"a": 0.25, "b": 0.5}, 0.75), ({"a": 0.125}, 0.125), ({}, None)):
-        bench.turn.report.cost_usd = None
+        bench = Bench()
         by_model = {name: {"costUSD": cost} for name, cost in used.items()}
         done = {**RESULT, "total_cost_usd": 99.0, "model_usage_since_last_result": by_model}
         inbound = parse_line(json.dumps(done).encode())
         assert inbound is not None
-        bench.listen().heed(inbound)
+        bench.observe().on_message(inbound)
         assert bench.turn.report.cost_usd == wanted

@@ -7,8 +7,9 @@ import pytest
 
 from claude_proxy.claude.wire.parameters import Refusals
 from claude_proxy.core.conversation import Conversation, Options, ThinkingMode, assistant, user
-from claude_proxy.turns.quirks import Attempts, Remedies
+from claude_proxy.turns.quirks import ModelQuirks
 from claude_proxy.turns.turn import Turn
+from tests.standins import make_turn
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -22,14 +23,14 @@ NOTHING = Refusals()
 
 
 def turn(options: Options = Options(), messages: Any = ONE, **fields: Any) -> Turn:
-    return Turn(Conversation("sonnet", messages, options=options), "sonnet", **fields)
+    return make_turn(Conversation("sonnet", messages, options=options), **fields)
 
 
-def tried(remedies: Remedies, of: Turn) -> list[Refusals]:
+def tried(quirks: ModelQuirks, of: Turn) -> list[Refusals]:
     """What is left out, attempt by attempt, where every one of them is refused."""
-    attempts, found = Attempts(), []
-    while remedies.note_refusal(of, attempts):
-        found.append(remedies.known(of))
+    experiments, found = quirks.begin_experiments(of), []
+    while quirks.note_refusal(of, experiments):
+        found.append(quirks.known(of))
     return found
 
 
@@ -54,38 +55,39 @@ def tried(remedies: Remedies, of: Turn) -> list[Refusals]:
 )
 def test_a_turn_is_tried_without_one_thing_after_the_other(given: Turn, wanted: list[Refusals]) -> None:
     """Where nothing helps, the 400 was about something else, and nothing is remembered."""
-    remedies = Remedies()
-    assert tried(remedies, given) == wanted
-    assert remedies.known(given) == NOTHING
+    quirks = ModelQuirks()
+    assert tried(quirks, given) == wanted
+    assert quirks.known(given) == NOTHING
 
 
 def test_what_helped_is_remembered_for_the_model() -> None:
     """It is not tried again, nor sent; another model is another matter."""
-    remedies = Remedies()
-    assert remedies.note_refusal(turn(SAMPLING), Attempts())
-    assert remedies.known(turn()) == Refusals(sampling=True)
-    assert "temperature" in remedies.parameters(turn(SAMPLING)).ignored
-    assert tried(remedies, turn(SAMPLING)) == []
-    assert remedies.known(turn()) == Refusals(sampling=True)
-    other = Turn(Conversation("opus", ONE, options=SAMPLING), "opus")
-    assert remedies.known(other) == NOTHING and remedies.parameters(other).ignored == ()
+    quirks = ModelQuirks()
+    given = turn(SAMPLING)
+    assert quirks.note_refusal(given, quirks.begin_experiments(given))
+    assert quirks.known(turn()) == Refusals(sampling=True)
+    assert "temperature" in quirks.parameters(turn(SAMPLING)).ignored
+    assert tried(quirks, turn(SAMPLING)) == []
+    assert quirks.known(turn()) == Refusals(sampling=True)
+    other = make_turn(Conversation("opus", ONE, options=SAMPLING))
+    assert quirks.known(other) == NOTHING and quirks.parameters(other).ignored == ()
 
 
 def test_a_breakpoint_that_was_taken_once_is_not_suspected() -> None:
     """Nor one that is left out already."""
-    remedies = Remedies()
-    remedies.takes_mark(turn())
-    assert tried(remedies, turn(messages=MORE)) == []
+    quirks = ModelQuirks()
+    quirks.note_cache_breakpoint(turn())
+    assert tried(quirks, turn(messages=MORE)) == []
 
 
 def test_the_schema_of_an_agent_does_not_bind_all_its_calls() -> None:
     """It is for its last word, and the CLI's own affair; the other parameters are for all."""
-    remedies = Remedies()
+    quirks = ModelQuirks()
 
     def body(of: Turn) -> Any:
-        return json.loads(remedies.parameters(of).settings["env"]["CLAUDE_CODE_EXTRA_BODY"] or "{}")
+        return json.loads(quirks.parameters(of).settings["env"]["CLAUDE_CODE_EXTRA_BODY"] or "{}")
 
     assert "output_config" in body(turn(JSON))
     assert body(turn(JSON, agent=True)) == {}
     assert body(turn(BOTH, agent=True))["temperature"] == 0
-    assert remedies.known(turn(JSON, agent=True)) == NOTHING
+    assert quirks.known(turn(JSON, agent=True)) == NOTHING

@@ -1,0 +1,270 @@
+"""Runs one turn on children until an attempt ends well, or nothing is left to be tried.
+
+`engine.py` calls `run` on a worker's thread. Out: the turn's events, on its channel.
+Invariants: a child's state advances only when the turn's `result` has arrived; a child that failed, was cut or
+interrupted is never used again; the question is written before any book is kept, for the model thinks meanwhile.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from ..claude.fleet.fleet import Fleet
+from ..claude.turn.agent_translator import AgentTranslator
+from ..claude.turn.ask import ask_question, prepare_turn, read_answer
+from ..claude.turn.connection import Connection
+from ..claude.wire.parameters import is_open
+from ..claude.wire.profile import Profile
+from ..core.conversation import Message, digest_chain, digest_message, digest_profile
+from ..core.errors import NotAuthenticated, ProxyError, UpstreamError
+from ..core.events import Collector, Completion, Event, MessageEnd, MessageStart
+from ..core.schemas import find_problem
+from .books import Books
+from .foresight import Foresight
+from .login import LoginState
+from .observer import TurnObserver
+from .quirks import ModelQuirks
+from .rehearsing import foresee
+from .retry import Attempts, Remedy, choose_remedy
+from .turn import Turn
+from .watchdog import Watch
+
+log = logging.getLogger(__name__)
+
+
+class TurnRunner:
+    """Runs turns, one call each."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        books: Books,
+        login: LoginState,
+        clock: Callable[[], float],
+        *,
+        silence_timeout: float,
+        client_timeout: float,
+        fallback_model: str = "",
+    ) -> None:
+        """Args:
+        fleet: where children are leased.
+        books: what is written down about turns.
+        login: what is known of the CLI's login; turns prove it.
+        clock: monotonic seconds.
+        silence_timeout: seconds that a child may be silent while no tool of its own runs.
+        client_timeout: seconds that a client may take nothing.
+        fallback_model: the CLI's name of the model that answers while the plan refuses another; empty for none.
+        """
+        self._fleet = fleet
+        self._books = books
+        self._plan_limits = books.observers.plan_limits
+        self._login = login
+        self._clock = clock
+        self._silence_timeout = silence_timeout
+        self._client_timeout = client_timeout
+        self._fallback_model = fallback_model
+        self._quirks = ModelQuirks()
+        self._foresight = Foresight()
+
+    def ignored(self, turn: Turn) -> tuple[str, ...]:
+        """What of a turn's request would not be honoured, as far as is known now."""
+        return turn.ignores(self._quirks.parameters(turn).ignored)
+
+    def run(self, turn: Turn) -> None:
+        """Attempts until one ends well, or nothing is left to be tried. Raises the reason."""
+        attempts = Attempts()
+        while True:
+            try:
+                return self._attempt(turn, attempts)
+            except ProxyError as error:
+                reason = turn.abort_reason
+                if reason is not None:
+                    raise reason from error
+                if not self._try_again(turn, error, attempts):
+                    raise
+                log.info("%s is run once more: %s", turn.id, error.message)
+
+    def _try_again(self, turn: Turn, error: ProxyError, attempts: Attempts) -> bool:
+        """True where the next attempt, set up differently, may end well."""
+        report = turn.report
+        remedy = choose_remedy(error, attempts, has_begun=report.has_begun, was_resumed=report.origin == "resumed")
+        attempts.note(remedy)
+        match remedy:
+            case Remedy.LOG_IN_AGAIN if self._login.check().logged_in is not False:
+                self._fleet.retire_idle()
+                return True
+            case Remedy.LEAVE_OUT:
+                experiments = attempts.begin_experiments(lambda: self._quirks.begin_experiments(turn))
+                return self._quirks.note_refusal(turn, experiments)
+            case Remedy.OTHER_MODEL:
+                return self._fall_back(turn)
+            case Remedy.FRESH_CHILD | Remedy.NEW_PROCESS:
+                return True
+        if isinstance(error, NotAuthenticated) and not report.has_begun:
+            self._login.note(False)
+            error.message = self._login.advice()
+        return False
+
+    def _fall_back(self, turn: Turn) -> bool:
+        """Have the other model answer, where there is one that the plan does not refuse, too."""
+        other = self._fallback_model
+        if not other or turn.profile.model == other or self._plan_limits.check(other) is not None:
+            return False
+        self._books.release_session(turn)
+        turn.use_model(other)
+        return True
+
+    def _profile(self, turn: Turn) -> Profile:
+        """What the child must be; with a schema of its own where that cannot go with the request's parameters."""
+        schema = turn.conversation.options.json_schema
+        if schema is None:
+            return turn.profile
+        if turn.mode.schema_per_request and not self._quirks.known(turn).schema and not is_open(schema):
+            return turn.profile
+        return replace(turn.profile, json_schema=msgspec.json.encode(schema))
+
+    def _attempt(self, turn: Turn, attempts: Attempts) -> None:
+        limit = self._plan_limits.check(turn.profile.model)
+        if limit is not None and not self._fall_back(turn):
+            raise limit
+        start = digest_profile(turn.name.partition, turn.mode.digest_kind, turn.profile.model, turn.conversation)
+        chain = digest_chain(start, turn.conversation.messages)
+        profile = self._profile(turn)
+        child, held = self._lease(turn, profile, chain, attempts)
+        with self._retired_on_failure(turn, child):
+            answer, is_cut = self._converse(turn, profile, child, held, chain)
+        # A whole answer can still say it; a stream's headers are long gone.
+        turn.report.note_plan_warning(self._plan_limits.warning(turn.profile.model))
+        # Given back before the client knows that the turn has ended: its next request must find the child.
+        self._give_back(turn, child, chain[-1], answer, is_cut=is_cut)
+        self._books.done(turn)
+        turn.end_answer()
+        self._emit(turn, answer.end)
+
+    @contextmanager
+    def _retired_on_failure(self, turn: Turn, child: Connection) -> Iterator[None]:
+        """Whatever fails, a bug of ours included: the child is given up, since no other thread would ever end it."""
+        try:
+            yield
+        except BaseException:
+            turn.detach()
+            self._books.withdraw_questions(turn)
+            self._fleet.retire(child, urgent=True)
+            raise
+
+    def _lease(
+        self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: Attempts
+    ) -> tuple[Connection, int]:
+        """A child, and how many of the conversation's messages it holds. Raises the reason of an aborted turn."""
+        reason = turn.abort_reason
+        if reason is not None:
+            raise reason
+        if not attempts.fresh and profile.json_schema is None:
+            found = self._fleet.lease_holding(chain, turn.conversation.messages)
+            if found is not None:
+                turn.report.note_leased("live", self._clock())
+                return found
+        if turn.mode.persists and not attempts.fresh:
+            self._books.begin_session(turn, chain)
+            session = turn.session
+            if session is not None and session.point is not None:
+                child = self._fleet.lease(profile, session.point)
+                child.holds = chain[session.known]
+                turn.report.note_leased("resumed", self._clock())
+                return child, session.known
+        child = self._fleet.lease(profile, newborn=attempts.skip_spares)
+        turn.report.note_leased("new", self._clock())
+        return child, 0
+
+    def _converse(
+        self, turn: Turn, profile: Profile, child: Connection, held: int, chain: tuple[bytes, ...]
+    ) -> tuple[Completion, bool]:
+        """The turn on a leased child, which holds so many of its messages: every event is emitted but the last.
+
+        True where the child's history is not the client's.
+        """
+        translator = self._ask(turn, profile, child, held)
+        self._keep_books(turn, held, chain)
+        watch = _watch_of(turn)
+        observer = TurnObserver(self._books.observers, turn, child, translator, silence_timeout=self._silence_timeout)
+        collector = Collector()
+        for event in read_answer(child, translator, watch.alive, observer.on_message):
+            collector.add(event)
+            if not isinstance(event, MessageEnd):
+                self._emit(turn, event)
+        answer = collector.completion()
+        total = translator.total if isinstance(translator, AgentTranslator) else answer.usage
+        turn.report.note_usage(answer.usage, total)
+        schema = turn.conversation.options.json_schema
+        if schema is not None and answer.stop_reason == "end_turn":
+            _check_json(schema, answer.text)
+        return answer, translator.cut
+
+    def _ask(self, turn: Turn, profile: Profile, child: Connection, held: int) -> Any:
+        """Everything up to the question, which is written; returns what translates the answer."""
+        parameters = self._quirks.parameters(turn)
+        turn.report.note_ignored(turn.ignores(parameters.ignored))
+        translator = turn.mode.build_translator(profile, turn.conversation.options, now=time.time(), clock=self._clock)
+        alive = _watch_of(turn).alive
+        turn.attach(child)
+        new = turn.conversation.messages[held:]
+        mark = not self._quirks.known(turn).mark
+        prepare_turn(child, profile, new, parameters.settings, alive, mark=mark)
+        turn.report.note_asked(self._clock())
+        ask_question(child, new)
+        return translator
+
+    def _keep_books(self, turn: Turn, held: int, chain: tuple[bytes, ...]) -> None:
+        """What must be known before the client sees the first event, and was not needed to ask."""
+        self._books.begin_session(turn, chain)
+        assert turn.session is not None
+        if turn.report.origin == "new" and turn.session.known:
+            turn.report.note_origin("replayed")
+        self._books.note_leased(turn, held)
+
+    def _emit(self, turn: Turn, event: Event) -> None:
+        """Hand an event to the client; waits while the client is slow. Raises what ended the turn."""
+        if isinstance(event, MessageStart):
+            if turn.report.origin == "replayed":
+                self._quirks.note_cache_breakpoint(turn)
+            turn.report.note_first(event.model, event.usage, self._clock())
+            self._books.note_first(turn, event)
+            self._login.note(True)
+        watch = _watch_of(turn)
+        turn.channel.put(event, self._client_timeout, on_wait=watch.pause)
+        watch.alive()
+
+    def _give_back(self, turn: Turn, child: Connection, before: bytes, answer: Completion, *, is_cut: bool) -> None:
+        """Give the child back with what it holds now, or retire it where its history is not the client's."""
+        turn.detach()
+        _watch_of(turn).pause()
+        reply = Message("assistant", answer.blocks)
+        head = digest_message(before, reply)
+        foreseen = answer.blocks and not turn.mode.runs_agent and self._profile(turn) is turn.profile
+        expected = foresee(self._foresight, turn, reply) if foreseen else None
+        heads = (head, *([expected.holds] if expected is not None else []))
+        remembered = self._books.settle(turn, child, answer, heads, reply)
+        is_aborted = turn.abort_reason is not None
+        if is_cut or is_aborted or not remembered or (expected is not None and expected.certain):
+            self._fleet.retire(child, urgent=is_aborted or turn.mode.kills_cut_child)
+        else:
+            child.holds = head
+            self._fleet.give_back(child)
+        if expected is not None and remembered:
+            self._fleet.rehearse(expected)
+
+
+def _watch_of(turn: Turn) -> Watch:
+    assert turn.watch is not None  # the engine sets it before a worker can have the turn
+    return turn.watch
+
+
+def _check_json(schema: dict[str, Any], text: str) -> None:
+    problem = find_problem(schema, text)
+    if problem is not None:
+        raise UpstreamError(f"The model's answer does not match the schema: {problem}")
