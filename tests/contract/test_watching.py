@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from claude_proxy.core.session_key import SessionKey
 from claude_proxy.monitoring.permissions import Decision
 from claude_proxy.storage.sessions import make_owner
 from claude_proxy.web.audience import LARGEST_AUDIENCE
@@ -70,7 +71,8 @@ def read(record: str) -> tuple[str, Json]:
 
 def ask(proxy: Proxy, label: str = "ls", **fields: Any) -> str:
     """A question of the agent."""
-    given = {"request_id": "req_1", "owner": "", "session": "/hdr_a", "tool": "Bash", "input": {"command": label}}
+    session = SessionKey("", "hdr_a")
+    given = {"request_id": "req_1", "session": session, "tool": "Bash", "input": {"command": label}}
     return proxy.service.permissions.ask(**{**given, "label": label, "decide": lambda decision: None, **fields})
 
 
@@ -402,7 +404,7 @@ def test_another_key_sees_stops_and_decides_nothing(start: Start) -> None:
         assert proxy.get(path, **B).status == 404
     assert delete(proxy, name, **B).status == 404
     assert proxy.get("/v1/requests").status == 401
-    permission = ask(proxy, owner=make_owner("key-of-a"))
+    permission = ask(proxy, session=SessionKey(make_owner("key-of-a"), "hdr_a"))
     assert proxy.get("/v1/permissions", **B).json["total"] == 0
     assert decide(proxy, permission, {"decision": "allow"}, **B).status == 404
     assert decide(proxy, permission, {"decision": "allow"}, **A).status == 200
