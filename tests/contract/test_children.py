@@ -22,9 +22,13 @@ from claude_proxy.core.errors import ChildDied, CliUnavailable
 from tests.fake_cli import Script, install
 from tests.harness import is_alive, wait_until
 
-GRACE = 0.5
 ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush()"
-DEAF = "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
+DEAF = (
+    "import signal,time\n"
+    "signal.signal(signal.SIGTERM, lambda *_: print('SIGTERM', flush=True))\n"
+    "print('ready', flush=True)\n"
+    "while True: time.sleep(60)"
+)
 LEAVES = (
     "import subprocess,sys\n"
     "held = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
@@ -43,6 +47,18 @@ ORPHANS = (
 Make = Callable[..., Child]
 
 
+def wait_for_exit(child: Child) -> None:
+    """Its process has ended; it is not reaped."""
+    wait_until(child.has_exited, "the child ended")
+
+
+def end(child: Child) -> None:
+    """Whatever it does."""
+    child.kill()
+    wait_for_exit(child)
+    child.reap()
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Start a Python program as a child."""
@@ -52,7 +68,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             argv = [sys.executable, "-I", "-S", "-c", program]
             folder = tmp_path / "child"
             child = Child(argv, {**os.environ, "TMPDIR": str(folder)}, tmp_path, folder, has_commands=has_commands)
-            stack.callback(child.close, GRACE, urgent=True)
+            stack.callback(end, child)
             return child
 
         yield start
@@ -79,20 +95,25 @@ def test_lines_go_in_and_come_out(make: Make, system: str) -> None:
 def test_an_idle_child_ends_with_its_input_and_leaves_no_folder(make: Make, system: str) -> None:
     """Clearing up twice is no error."""
     child = make(ECHO)
-    child.close(5.0)
+    child.end_input()
+    wait_for_exit(child)
+    child.reap()
     assert child.returncode == 0 and not child.folder.exists()
-    child.close(GRACE)
-    child.terminate()
-    child.kill()
+    for late in (child.end_input, child.terminate, child.kill, child.reap):
+        late()
     with pytest.raises(ChildDied):
         child.send(b"x\n")
 
 
 def test_a_child_that_ignores_everything_is_killed(make: Make) -> None:
-    """After its grace."""
+    """It may be deaf to the end of its input and to SIGTERM."""
     child = make(DEAF)
     assert child.receive() == b"ready"
-    child.close(GRACE)
+    child.end_input()
+    child.terminate()
+    assert child.receive() == b"SIGTERM" and not child.has_exited()
+    child.kill()
+    wait_for_exit(child)
     assert child.returncode == -signal.SIGKILL and not is_alive(child.pid)
 
 
@@ -118,7 +139,7 @@ def test_what_a_child_with_commands_left_without_parents_is_killed_too(make: Mak
         child.send(b"7\n")
     else:
         getattr(child, {"killed": "kill", "terminated": "terminate"}[end])()
-    assert child.wait(10.0)
+    wait_for_exit(child)
     assert child.returncode == (7 if end == "crashed" else -signal.SIGKILL)
     child.reap()
     wait_until(lambda: not is_alive(orphan), "the orphan gone")
@@ -129,7 +150,7 @@ def test_what_a_child_that_ended_well_left_running_stays(make: Make) -> None:
     child = make(ORPHANS, has_commands=True)
     orphan = int(child.receive(10.0) or b"")
     child.send(b"0\n")
-    assert child.wait(10.0)
+    wait_for_exit(child)
     child.reap()
     try:
         assert is_alive(orphan)

@@ -1,12 +1,12 @@
 """When the keeper starts, ends and clears up after children: sweeps by hand, with a clock that stands still."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
 
 from claude_proxy.claude.fleet.fleet import Fleet, Limits
-from claude_proxy.claude.fleet.keeper import Keeper
+from claude_proxy.claude.fleet.keeper import GRACE, Keeper
 from claude_proxy.claude.fleet.launcher import Launcher
 from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.wire.profile import Profile
@@ -17,16 +17,17 @@ class Process:
 
     pid = 7
 
-    def __init__(self, ends_on: str = "end_input") -> None:
+    def __init__(self, clock: Callable[[], float], ends_on: str = "end_input") -> None:
+        self._clock = clock
         self.ends_on = ends_on
-        self.done: list[str] = []
+        self.done: list[tuple[float, str]] = []
         self.was_terminated = False
         self.returncode: int | None = None
 
     def _do(self, step: str) -> None:
-        self.done.append(step)
+        self.done.append((self._clock(), step))
         if step == self.ends_on:
-            self.returncode = 0
+            self.returncode = {"end_input": 0, "terminate": -15, "kill": -9}[step]
 
     def end_input(self) -> None:
         self._do("end_input")
@@ -51,11 +52,11 @@ class Process:
 class Talk:
     """What fleet and keeper see of a connection."""
 
-    is_parked = False
     last_used = 0.0
 
-    def __init__(self, child: Process) -> None:
+    def __init__(self, child: Process, is_parked: bool) -> None:
         self.child = child
+        self.is_parked = is_parked
 
     def look(self) -> bool:
         return True
@@ -86,11 +87,19 @@ class Bench:
     def clear_after(self, connection: object) -> None:
         self.cleared.append(connection)
 
-    def live(self, child: Process) -> Connection:
-        """Its connection, of which no turn has any part."""
-        connection = cast(Connection, Talk(child))
-        self.fleet.members.live.append(connection)
-        return connection
+    def add(self, group: str, ends_on: str = "end_input", *, parked: bool = False) -> tuple[Connection, Process]:
+        """A child in one of the fleet's lists."""
+        child = Process(lambda: self.now, ends_on)
+        connection = cast(Connection, Talk(child, parked))
+        getattr(self.fleet.members, group).append(connection)
+        return connection, child
+
+    def sweep_for(self, seconds: float) -> None:
+        """As many sweeps as the keeper makes in this time, with the sleeps between them."""
+        end = self.now + seconds
+        while self.now < end:
+            self.keeper.sweep()
+            self.now += 0.25
 
 
 @pytest.fixture
@@ -100,9 +109,96 @@ def bench() -> Bench:
 
 def test_the_keeper_ends_as_soon_as_the_last_child_has(bench: Bench) -> None:
     """It looks before it sleeps: a sleep with every child gone would only make the stop longer."""
-    child = Process()
-    connection = bench.live(child)
+    connection, child = bench.add("live")
     bench.keeper.stop(0.0)
     bench.keeper.run()
-    assert child.done == ["end_input", "reap"] and bench.cleared == [connection]
+    assert child.done == [(0.0, "end_input"), (0.0, "reap")] and bench.cleared == [connection]
     assert bench.slept == []
+
+
+@pytest.mark.parametrize(
+    ("ends_on", "steps"),
+    [
+        ("end_input", [(0.0, "end_input"), (0.0, "reap")]),
+        ("terminate", [(0.0, "end_input"), (GRACE, "terminate"), (GRACE + 0.25, "reap")]),
+        ("kill", [(0.0, "end_input"), (GRACE, "terminate"), (2 * GRACE, "kill"), (2 * GRACE + 0.25, "reap")]),
+    ],
+)
+def test_an_idle_child_is_asked_to_end_then_ordered_then_killed(
+    bench: Bench, ends_on: str, steps: list[tuple[float, str]]
+) -> None:
+    """EOF, SIGTERM, SIGKILL, a grace apart; no step after its end, and nothing is cleared up before it."""
+    connection, child = bench.add("live", ends_on)
+    bench.fleet.retire_idle()
+    bench.sweep_for(3 * GRACE)
+    assert child.done == steps and bench.cleared == [connection]
+
+
+@pytest.mark.parametrize(
+    ("group", "ends_on", "steps"),
+    [
+        ("parked", "terminate", [(0.0, "terminate"), (0.25, "reap")]),
+        ("parked", "kill", [(0.0, "terminate"), (GRACE, "kill"), (GRACE + 0.25, "reap")]),
+        ("leased", "terminate", [(0.0, "terminate"), (0.0, "reap")]),
+        ("leased", "kill", [(0.0, "terminate"), (0.0, "terminate"), (GRACE, "kill"), (GRACE + 0.25, "reap")]),
+    ],
+)
+def test_a_child_that_has_a_turn_is_not_asked_but_ordered(
+    bench: Bench, group: str, ends_on: str, steps: list[tuple[float, str]]
+) -> None:
+    """It would take the end of its input for an answer, or not notice it before the turn ends.
+
+    A leased one is sent SIGTERM by its worker at once, whatever the keeper does.
+    """
+    connection, child = bench.add(group, ends_on, parked=group == "parked")
+    if group == "parked":
+        bench.fleet.retire_idle()
+    else:
+        bench.fleet.retire(connection, urgent=True)
+    bench.sweep_for(3 * GRACE)
+    assert child.done == steps and bench.cleared == [connection]
+
+
+def test_a_child_that_cannot_be_killed_is_not_cleared_up(bench: Bench) -> None:
+    """Its pid is still its own; the keeper does not try again, and goes on with the others."""
+    _, child = bench.add("live", "never")
+    bench.fleet.retire_idle()
+    bench.sweep_for(5 * GRACE)
+    assert [step for _, step in child.done] == ["end_input", "terminate", "kill"] and bench.cleared == []
+    _, other = bench.add("live")
+    bench.fleet.retire_idle()
+    bench.sweep_for(GRACE)
+    assert [step for _, step in other.done] == ["end_input", "reap"]
+
+
+def test_a_leased_child_that_does_not_obey_is_killed(bench: Bench) -> None:
+    """Its worker waits for it, and cannot; the worker gives it back, so that it is not cleared up here."""
+    _, child = bench.add("leased", "kill")
+    bench.sweep_for(GRACE)
+    assert child.done == []
+    began = bench.now
+    child.terminate()
+    bench.sweep_for(GRACE)
+    assert [step for _, step in child.done] == ["terminate"]
+    bench.sweep_for(1.0)
+    assert child.done[1] == (began + GRACE, "kill") and ("reap" not in [step for _, step in child.done])
+
+
+def test_the_end_of_a_child_is_counted(bench: Bench) -> None:
+    """By the way it ended."""
+    for ends_on in ("end_input", "end_input", "terminate"):
+        bench.add("live", ends_on)
+    bench.fleet.retire_idle()
+    bench.sweep_for(2 * GRACE)
+    assert bench.fleet.tally.ended == {"closed": 2, "terminated": 1}
+
+
+def test_what_is_left_when_the_stop_runs_out_of_time_is_killed(bench: Bench) -> None:
+    """The keeper's thread has not come to it."""
+    _, child = bench.add("live", "kill")
+    bench.fleet.retire_idle()
+    bench.keeper.sweep()
+    bench.keeper.stop(0.0)
+    assert [step for _, step in child.done] == ["end_input", "kill"]
+    bench.keeper.run()
+    assert child.done[-1][1] == "reap"

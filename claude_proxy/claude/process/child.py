@@ -1,8 +1,8 @@
-"""One CLI process: the only Popen of a turn. Start, send, receive, terminate, kill, close.
+"""One CLI process: the only Popen of a turn. Start, send, receive, terminate, kill, reap.
 
 In: an argv, an environment, a folder. Out: lines of stdout, one at a time.
 Rules: one owner at a time listens to a child; only `send`, `terminate` and `kill` may be called by others. stderr goes
-to a file in the child's own folder, so that it can never fill a pipe. The owner reaps it, with `close` or `reap`.
+to a file in the child's own folder, so that it can never fill a pipe. The keeper reaps it.
 """
 
 import contextlib
@@ -140,25 +140,6 @@ class Child:
         """EOF on stdin: an idle child ends by itself, in about a tenth of a second."""
         with contextlib.suppress(OSError):
             self._stdin.close()
-
-    def wait(self, timeout: float) -> bool:
-        """True when the process has ended within `timeout` seconds."""
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def close(self, grace: float, *, urgent: bool = False) -> None:
-        """End it and clear up: EOF (not when `urgent`), SIGTERM, SIGKILL, `grace` seconds apart. Never raises."""
-        self.end_input()
-        if urgent or not self.wait(grace):
-            self.terminate()
-        if not self.wait(grace):
-            self.kill()
-        if not self.wait(grace):
-            log.error("Child %d cannot be killed", self.pid)
-        self.reap()
 
     def reap(self) -> None:
         """Give back the pipes and the folder, and end what a dead child left running. Idempotent."""
