@@ -20,6 +20,7 @@ from .claude.fleet.keeper import GRACE, Keeper
 from .claude.fleet.launcher import Launcher, build_environment
 from .claude.fleet.waker import PipePoller
 from .claude.process import locate
+from .claude.process.processes import ProcessNames
 from .claude.wire.profile import Profile
 from .config import Config, ConfigError, expand, read_mcp_servers
 from .core.errors import Interrupted, ShuttingDown
@@ -98,7 +99,7 @@ class Service:
         self.store = Store(_store_folder(config))
         self.sessions = Sessions(self.store, config.session_ttl, time.time)
         self.sessions.on_forget = self._launcher.forget_sessions
-        self.responses = ResponseBook(self.store, time.time, keeps=not config.no_store)
+        self.responses = ResponseBook(self.store, time.time, ProcessNames(), keeps=not config.no_store)
         self.ledger = Ledger(self.store, time.time)
 
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)

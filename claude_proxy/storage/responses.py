@@ -5,21 +5,19 @@ same objects. Rules: nobody sees what another owner has; text goes with the obje
 may branch, so that nothing is ever changed for what comes later.
 """
 
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from ..claude.process.processes import started_at
 from .store import Statement, Store
 
 Item = dict[str, Any]
 
-# Responses that are still being made; each has a runner: a process that makes it.
+# Responses that are still being made; each has an owner process, which makes it; its column is `runner`.
 UNFINISHED = ("queued", "in_progress")
 
 _ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{32})([io])([0-9]{1,6})")
@@ -50,7 +48,7 @@ class StoredResponse:
     background: bool
     body: dict[str, Any]
     input_items: list[Item]
-    runner: str | None = None
+    owner_process: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +60,38 @@ class StoredConversation:
     created_at: float
 
 
-class ResponseBook:
-    """What is kept of responses and conversations. `clock` gives Unix seconds. False: a store that keeps nothing."""
+class Processes(Protocol):
+    """Names for processes that outlive them: a response may be made by another process with the same store."""
 
-    def __init__(self, store: Store, clock: Callable[[], float], *, keeps: bool = True) -> None:
+    @property
+    def own(self) -> str:
+        """The name of this process."""
+
+    def has_ended(self, name: str) -> bool:
+        """True where the process with this name has certainly ended."""
+
+
+class ResponseBook:
+    """What is kept of responses and conversations."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        processes: Processes,
+        *,
+        keeps: bool = True,
+    ) -> None:
+        """
+        Args:
+            clock: Unix seconds.
+            processes: tells which process makes a response that is not finished, and whether that one still runs.
+            keeps: False for a store that keeps nothing.
+        """
         self._store = store
         self._clock = clock
+        self._processes = processes
         self.keeps = keeps
-        self._runner = f"{os.getpid()}:{started_at(os.getpid())}"
 
     # Responses
 
@@ -98,12 +120,12 @@ class ResponseBook:
         """Put the items of a response that is itself not kept into its conversation."""
         return self._store.write(self._into_conversation(response))
 
-    def is_orphan(self, response: StoredResponse) -> bool:
+    def is_abandoned(self, response: StoredResponse) -> bool:
         """True for an unfinished one that no other process makes; whether this one does, the caller knows."""
         if response.status not in UNFINISHED:
             return False
-        pid, _, birth = (response.runner or "").partition(":")
-        return response.runner == self._runner or not pid.isdigit() or started_at(int(pid)) != birth
+        name = response.owner_process or ""
+        return name == self._processes.own or self._processes.has_ended(name)
 
     def events(self, owner: str, response_id: str) -> list[dict[str, Any]]:
         """The events of a background response's stream, in order; none where it has not ended."""
@@ -211,7 +233,7 @@ class ResponseBook:
         now = self._clock()
         row = (
             *(response.id, response.conversation_id, response.previous_id, response.status, response.background),
-            *(_pack(response.body), _pack(response.input_items), self._runner if unfinished else None),
+            *(_pack(response.body), _pack(response.input_items), self._processes.own if unfinished else None),
             *(owner, now, now),
         )
         sql = f"INSERT INTO responses ({_COLUMNS}, owner, created_at, used_at) VALUES ({', '.join('?' * len(row))})"
@@ -254,9 +276,9 @@ def _add_items(conversation_id: str, items: Sequence[Item]) -> list[Statement]:
 
 
 def _response(row: tuple[Any, ...]) -> StoredResponse:
-    name, conversation_id, previous_id, status, background, body, items, runner = row
+    name, conversation_id, previous_id, status, background, body, items, owner_process = row
     kept = _unpack(body), _unpack(items)
-    return StoredResponse(name, conversation_id, previous_id, status, bool(background), *kept, runner)
+    return StoredResponse(name, conversation_id, previous_id, status, bool(background), *kept, owner_process)
 
 
 def _pack(value: Any) -> bytes:

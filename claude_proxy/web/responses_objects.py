@@ -82,7 +82,7 @@ class ResponseObjects:
 
     def _find(self, owner: str, response_id: str) -> StoredResponse:
         stored = self._look_up(owner, response_id)
-        if not self._book.is_orphan(stored) or self._runs.get(owner, response_id) is not None:
+        if not self._book.is_abandoned(stored) or self._runs.get(owner, response_id) is not None:
             return stored
         failed = replace(stored, status="failed", body={**stored.body, "status": "failed", "error": ENDED})
         self._book.finish(failed, ())

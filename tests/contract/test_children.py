@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from claude_proxy.claude.fleet import launcher
@@ -122,7 +123,7 @@ def test_what_a_killed_child_had_started_is_killed_too(make: Make) -> None:
     child = make(LEAVES)
     line = child.receive()
     assert line is not None
-    assert processes.descendants(child.pid) == (int(line),)
+    assert [one.pid for one in processes.descendants(child.pid)] == [int(line)]
     child.kill()
     wait_until(lambda: not is_alive(int(line)) and child.has_exited(), "the whole family gone")
 
@@ -214,13 +215,20 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
     process.wait()
 
 
-def left_by(folder: Path, owner: str, birth: str | None, *pids: str) -> Path:
-    """The folder of a run, with the pids of its children."""
-    folder = folder / f"claude-proxy-{owner}-x"
+def name_of(pid: int) -> str:
+    """What is written down of a process that runs."""
+    identity = processes.identify(pid)
+    assert identity is not None
+    return str(identity)
+
+
+def left_by(folder: Path, pid: int | str, owner: str | None, *children: str) -> Path:
+    """The folder of a run, with the names of its children."""
+    folder = folder / f"claude-proxy-{pid}-x"
     folder.mkdir()
-    (folder / "pids").write_text("".join(f"{line}\n" for line in pids))
-    if birth is not None:
-        (folder / "owner").write_text(birth)
+    (folder / "pids").write_text("".join(f"{line}\n" for line in children))
+    if owner is not None:
+        (folder / "owner").write_text(owner)
     return folder
 
 
@@ -233,9 +241,8 @@ def dead_pid() -> int:
 
 def test_a_dead_proxys_children_and_folder_go(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
     """Its number may be another process's by now; a folder of an older kind goes when its owner is gone."""
-    line = f"{sleeper.pid} {processes.started_at(sleeper.pid)}"
-    reused = left_by(tmp_path, str(os.getpid()), "another birth", line)
-    older = left_by(tmp_path, str(dead_pid()), None)
+    reused = left_by(tmp_path, os.getpid(), f"{os.getpid()}:1000.00:10.00", name_of(sleeper.pid))
+    older = left_by(tmp_path, dead_pid(), None)
     assert clear_leftovers(tmp_path) == 1
     wait_until(lambda: sleeper.poll() is not None, "the forgotten child gone")
     assert not reused.exists() and not older.exists()
@@ -243,7 +250,7 @@ def test_a_dead_proxys_children_and_folder_go(tmp_path: Path, sleeper: "subproce
 
 def test_what_a_dead_proxys_commands_started_goes(tmp_path: Path) -> None:
     """Nobody wrote it down: it is told by its TMPDIR; the like of it elsewhere stays."""
-    folder = left_by(tmp_path, str(dead_pid()), "birth")
+    folder = left_by(tmp_path, dead_pid(), None)
     marks = [str(folder / "7"), str(folder), f"{folder}-other", str(tmp_path)]
     left = [subprocess.Popen(["sleep", "60"], env={"TMPDIR": mark}, start_new_session=True) for mark in marks]
     try:
@@ -256,65 +263,114 @@ def test_what_a_dead_proxys_commands_started_goes(tmp_path: Path) -> None:
             one.wait()
 
 
-def test_a_mark_never_ends_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever TMPDIR it was started with; where there is no /proc nobody is found."""
-    own = Path("/proc/self/environ").read_bytes()
-    monkeypatch.setattr(processes, "_entries", lambda: [str(os.getpid())])
-    monkeypatch.setattr(Path, "read_bytes", lambda path: own + f"\0TMPDIR={tmp_path}\0".encode())
-    assert processes.kill_marked(str(tmp_path)) == 0
-    monkeypatch.setattr(processes, "_entries", lambda: [])
-    assert processes.kill_marked(str(tmp_path)) == 0
+def test_a_mark_never_ends_the_process_that_looks_for_it(tmp_path: Path) -> None:
+    """It may have been started with this TMPDIR itself."""
+    program = "import sys; from claude_proxy.claude.process import processes; print(processes.kill_marked(sys.argv[1]))"
+    done = run_python(program, str(tmp_path), TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "0\n")
 
 
-@pytest.mark.parametrize("line", ["nonsense", "", "PID", "PID another-birth"])
+def run_python(program: str, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run another Python to its end."""
+    argv = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(argv, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "line", ["nonsense", "", "PID", "PID:another-birth", "PID:1000.00:10.00", "None", "-1:1:1", "9" * 30]
+)
 def test_only_the_very_processes_that_were_recorded_are_ended(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]", line: str
 ) -> None:
     """A number alone proves nothing."""
-    folder = left_by(tmp_path, str(dead_pid()), "birth", line.replace("PID", str(sleeper.pid)))
+    folder = left_by(tmp_path, dead_pid(), None, line.replace("PID", str(sleeper.pid)))
     assert clear_leftovers(tmp_path) == 0
     assert sleeper.poll() is None and not folder.exists()
 
 
+@pytest.mark.parametrize("owner", ["NAME", "PID:4711", "PID:", "", "PID:1000.00:AFTER", "PID:CREATED:10.00", None])
+def test_what_may_be_a_running_proxys_stays(tmp_path: Path, owner: str | None) -> None:
+    """Also where an older version wrote the name, where it is not written yet, or where the clock was set."""
+    name = name_of(os.getpid())
+    pid, created, after = name.split(":")
+    words = {"NAME": name, "PID": pid, "CREATED": created, "AFTER": after}
+    for word, value in words.items():
+        owner = owner.replace(word, value) if owner is not None else None
+    folder = left_by(tmp_path, os.getpid(), owner)
+    assert clear_leftovers(tmp_path) == 0 and folder.exists()
+
+
 def test_what_others_own_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that runs, a name that is not ours, another user."""
-    birth = processes.started_at(os.getpid())
-    folders = [left_by(tmp_path, str(os.getpid()), birth), left_by(tmp_path, "nobody", None)]
-    assert clear_leftovers(tmp_path) == 0 and all(folder.exists() for folder in folders)
+    """A name that is not ours, what lies elsewhere, another user."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    found = tmp_path / "found"
+    found.mkdir()
+    left_by(found, "nobody", None)
+    (found / f"claude-proxy-{dead_pid()}-link").symlink_to(elsewhere)
+    assert clear_leftovers(found) == 0 and len(list(found.iterdir())) == 2 and elsewhere.exists()
     monkeypatch.setattr(os, "getuid", lambda: -1)
-    left_by(tmp_path, str(dead_pid()), "birth")
-    assert clear_leftovers(tmp_path) == 0 and len(list(tmp_path.iterdir())) == 3
+    left_by(found, dead_pid(), None)
+    assert clear_leftovers(found) == 0 and len(list(found.iterdir())) == 3
 
 
-# Without /proc, as on macOS.
-
-
-@pytest.fixture
-def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No /proc to read."""
-    monkeypatch.setattr(processes, "Path", lambda *parts: Path("/nowhere", *(str(part).lstrip("/") for part in parts)))
-
-
-def test_processes_are_known_without_proc(
-    no_proc: None, sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+def test_another_time_zone_or_language_names_the_same_process(
+    tmp_path: Path, sleeper: "subprocess.Popen[bytes]", zone: str
 ) -> None:
-    """From `ps`."""
-    birth = processes.started_at(sleeper.pid)
-    assert birth and processes.started_at(sleeper.pid) == birth
-    assert sleeper.pid in processes.descendants(os.getpid())
-    assert processes.note((sleeper.pid, dead_pid())) == {sleeper.pid: birth}
-    assert processes.available_memory() is None
-    monkeypatch.setenv("PATH", "")
-    assert processes.started_at(sleeper.pid) is None and processes.descendants(os.getpid()) == ()
+    """A service and a terminal often differ in them: neither may take the other's proxy for dead, nor miss its own."""
+    environ = {"TZ": zone, "LANG": "ja_JP.UTF-8", "LC_ALL": "ja_JP.UTF-8"}
+    program = (
+        "import pathlib, sys\n"
+        "from claude_proxy.claude.fleet import launcher\n"
+        "from claude_proxy.claude.process import processes\n"
+        "print(processes.identify(int(sys.argv[1])), launcher.clear_leftovers(pathlib.Path(sys.argv[2])))\n"
+    )
+    owned = left_by(tmp_path, os.getpid(), name_of(os.getpid()), name_of(sleeper.pid))
+    done = run_python(program, str(sleeper.pid), str(tmp_path), **environ)
+    assert done.stdout == f"{name_of(sleeper.pid)} 0\n", done.stderr
+    assert owned.exists() and sleeper.poll() is None
+    left_by(tmp_path, dead_pid(), None, name_of(sleeper.pid))
+    assert run_python(program, str(sleeper.pid), str(tmp_path), **environ).stdout.endswith(" 1\n")
+    wait_until(lambda: sleeper.poll() is not None, "the forgotten child gone")
 
 
-def test_a_signal_to_nobody_is_no_error() -> None:
+def test_a_process_that_is_gone_is_no_error() -> None:
     """It has gone by itself."""
-    gone = dead_pid()
-    processes.send_signal(gone, signal.SIGTERM)
-    processes.send_group_signal(gone, signal.SIGTERM)
-    processes.kill_family(gone, {gone: "birth"})
-    assert processes.started_at(gone) is None and processes.descendants(gone) == ()
+    gone = subprocess.Popen(["sleep", "60"])
+    noted = [psutil.Process(gone.pid)]
+    name = name_of(gone.pid)
+    assert processes.is_running(name) and not processes.has_ended(name)
+    gone.kill()
+    wait_until(lambda: processes.has_ended(name), "a zombie, which has ended")
+    gone.wait()
+    processes.send_signal(gone.pid, signal.SIGTERM)
+    processes.send_group_signal(gone.pid, signal.SIGTERM)
+    processes.kill_family(gone.pid, noted)
+    assert processes.identify(gone.pid) is None and processes.descendants(gone.pid) == []
+    assert processes.has_ended(name) and not processes.is_running(name)
+
+
+def test_a_system_that_tells_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers exist without a boot time, without the memory's size, and with processes that cannot be looked at."""
+
+    def refuse(*_: object) -> None:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "boot_time", refuse)
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    own = str(os.getpid())
+    assert processes.identify(os.getpid()) is None and processes.ProcessNames().own == own
+    assert processes.available_memory() is None
+    monkeypatch.setattr(psutil.Process, "status", refuse)
+    assert not processes.has_ended(own) and not processes.has_ended(f"{own}:1.00:1.00")
+    assert not processes.is_running(own)
+
+
+def test_the_available_memory_is_a_number_of_bytes() -> None:
+    """Not more than there is."""
+    available = processes.available_memory()
+    assert available is not None and 0 < available <= psutil.virtual_memory().total
 
 
 # Where the CLI is found.

@@ -182,14 +182,23 @@ def test_dialects_are_pure() -> None:
             assert {part_of(name) for name in OURS[module]} <= {"dialects", "core", "storage"}, module
 
 
+def test_the_store_knows_of_the_cli_only_how_its_lines_look() -> None:
+    """It is told which process is which; it starts and ends none."""
+    for module, imported in OURS.items():
+        if part_of(module) == "storage":
+            assert {room_of(name) for name in imported} <= {"storage", "core", "claude.wire"}, module
+
+
+def test_one_room_reads_the_process_table() -> None:
+    """Others are handed what they need to know of a process."""
+    assert {room_of(module) for module, others in OTHERS.items() if "psutil" in others} == {"claude.process"}
+
+
 def test_one_module_starts_children() -> None:
-    """`Popen` in `claude.process.child` alone; two others run a command and wait for its end."""
+    """`Popen` in `claude.process.child` alone; another runs a command and waits for its end."""
     used = {module: read_attributes(path, "subprocess") for module, path in MODULES.items()}
     assert {module for module, names in used.items() if "Popen" in names} == {"claude.process.child"}
-    assert {module for module, names in used.items() if "run" in names} <= {
-        "claude.process.locate",
-        "claude.process.processes",
-    }
+    assert {module for module, names in used.items() if "run" in names} == {"claude.process.locate"}
     allowed = {"Popen", "run", "DEVNULL", "PIPE", "STDOUT", "TimeoutExpired", "SubprocessError", "CompletedProcess"}
     assert set().union(*used.values()) <= allowed
     starters = {"fork", "forkpty", "system", "popen", "posix_spawn", "posix_spawnp"}

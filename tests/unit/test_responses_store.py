@@ -1,6 +1,5 @@
 """What is kept of responses and conversations: chains, branches, owners, deletion, restarts. One file in a folder."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +7,21 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.process.processes import started_at
 from claude_proxy.storage.responses import ResponseBook, StoredResponse, make_item_id
 from claude_proxy.storage.store import Store
 from tests.clocks import Clock
 
 Json = dict[str, Any]
 ME, YOU = "owner1", "owner2"
+
+
+class Processes:
+    """This process, one that runs and one that has ended."""
+
+    own = "this"
+
+    def has_ended(self, name: str) -> bool:
+        return name != "other"
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def book(store: Store, clock: Clock) -> ResponseBook:
-    return ResponseBook(store, clock)
+    return ResponseBook(store, clock, Processes())
 
 
 def make(letter: str, previous: str | None = None, status: str = "completed", **fields: Any) -> StoredResponse:
@@ -156,38 +163,47 @@ def test_a_background_response_ends_once(book: ResponseBook) -> None:
     book.finish(make("a", background=True), events)
     book.finish(make("a", status="failed", background=True), [])
     found = book.get(ME, queued.id)
-    assert found is not None and (found.status, found.runner) == ("completed", None)
+    assert found is not None and (found.status, found.owner_process) == ("completed", None)
     assert book.events(ME, queued.id) == events
     assert book.events(YOU, queued.id) == []
 
 
 @pytest.mark.parametrize(
-    ("runner", "status", "orphan"),
+    ("owner_process", "status", "abandoned"),
     [
-        (f"{os.getppid()}:{started_at(os.getppid())}", "queued", False),
-        (f"{os.getppid()}:another-birth", "queued", True),
-        ("999999999:1", "in_progress", True),
+        ("other", "queued", False),
+        ("other", "completed", False),
+        ("this", "in_progress", True),
+        ("ended", "in_progress", True),
+        ("ended", "completed", False),
         (None, "queued", True),
         (None, "completed", False),
     ],
 )
-def test_an_unfinished_response_whose_process_is_gone_is_an_orphan(
-    book: ResponseBook, runner: str | None, status: str, orphan: bool
+def test_an_unfinished_response_whose_process_has_ended_is_abandoned(
+    book: ResponseBook, owner_process: str | None, status: str, abandoned: bool
 ) -> None:
-    """A number alone does not name a process: it may have been given to another since."""
-    assert book.is_orphan(replace(make("a", status=status), runner=runner)) is orphan
+    """Of those of this process the caller knows which are being made."""
+    assert book.is_abandoned(replace(make("a", status=status), owner_process=owner_process)) is abandoned
+
+
+def test_an_unfinished_response_names_the_process_that_makes_it(book: ResponseBook) -> None:
+    """For another process with the same store."""
+    book.add(ME, make("a", status="queued", background=True))
+    found = book.get(ME, make("a").id)
+    assert found is not None and found.owner_process == "this"
 
 
 def test_everything_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
     """Another store on the same folder has it."""
     first = Store(tmp_path)
-    book = ResponseBook(first, clock)
+    book = ResponseBook(first, clock, Processes())
     book.add(ME, make("a"))
     made = book.create_conversation(ME, {"k": "v"}, [{"id": "x", "content": "kept"}])
     assert made is not None and book.set_metadata(made.id, {"k": "w"})
     first.close()
     second = Store(tmp_path)
-    book = ResponseBook(second, clock)
+    book = ResponseBook(second, clock, Processes())
     assert said(book.history(ME, make("a").id)) == ["a?", "a!"]
     assert book.conversation(ME, made.id) == replace(made, metadata={"k": "w"})
     assert said(book.items(made.id)) == ["kept"]
@@ -210,7 +226,7 @@ def test_what_nobody_uses_is_forgotten(book: ResponseBook, clock: Clock) -> None
 
 def test_a_store_that_fails_says_so(store: Store, clock: Clock) -> None:
     """And finds nothing."""
-    book = ResponseBook(store, clock)
+    book = ResponseBook(store, clock, Processes())
     store.close()
     assert not book.add(ME, make("a"))
     assert book.get(ME, make("a").id) is None

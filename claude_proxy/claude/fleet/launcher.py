@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
@@ -241,15 +242,14 @@ class Launcher:
         with self._lock:
             if self._run_folder is None:
                 self._run_folder = Path(tempfile.mkdtemp(prefix=f"{RUN_PREFIX}{os.getpid()}-"))
-                birth = processes.started_at(os.getpid())
                 with contextlib.suppress(OSError):
-                    (self._run_folder / "owner").write_text(birth or "", encoding="ascii")
+                    (self._run_folder / "owner").write_text(processes.name_self(), encoding="ascii")
             return self._run_folder
 
     def _record(self, child: Child) -> None:
         """Write down who must be ended if we are killed; a full disk costs that, not the child."""
         with contextlib.suppress(OSError), open(child.folder.parent / "pids", "a", encoding="ascii") as record:
-            record.write(f"{child.pid} {processes.started_at(child.pid)}\n")
+            record.write(f"{processes.identify(child.pid)}\n")
 
 
 def clear_leftovers(parent: Path | None = None) -> int:
@@ -267,19 +267,21 @@ def clear_leftovers(parent: Path | None = None) -> int:
 
 
 def _is_owned(folder: Path) -> bool:
-    """True while the proxy that made the folder runs; its number alone may be another process's by now."""
-    owner = folder.name.removeprefix(RUN_PREFIX).split("-", 1)[0]
-    birth = processes.started_at(int(owner)) if owner.isdigit() else "unknown"
+    """True unless the proxy that made the folder has certainly ended: its children would be killed under it."""
+    pid = folder.name.removeprefix(RUN_PREFIX).split("-", 1)[0]
+    if not pid.isdecimal():
+        return True
     try:
-        recorded = (folder / "owner").read_text(encoding="ascii")
-    except OSError:
-        return birth is not None
-    return birth == recorded
+        name = (folder / "owner").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):  # it was made a moment ago
+        name = pid
+    return not processes.has_ended(name if name.startswith(f"{pid}:") else pid)
 
 
 def _is_ours(folder: Path) -> bool:
     try:
-        return folder.stat().st_uid == os.getuid()
+        status = folder.lstat()  # of the name itself: anyone may put a link into the system's temporary folder
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     except (OSError, AttributeError):
         return False
 
@@ -287,10 +289,9 @@ def _is_ours(folder: Path) -> bool:
 def _end_recorded(folder: Path) -> int:
     ended = 0
     with contextlib.suppress(OSError):
-        for line in (folder / "pids").read_text(encoding="ascii").splitlines():
-            pid, _, birth = line.partition(" ")
-            if pid.isdigit() and birth and processes.started_at(int(pid)) == birth:
-                noted = processes.note(processes.descendants(int(pid)))
-                processes.kill_family(int(pid), noted)
+        for name in (folder / "pids").read_text(encoding="ascii").splitlines():
+            if processes.is_running(name):
+                pid = int(name.partition(":")[0])
+                processes.kill_family(pid, processes.descendants(pid))
                 ended += 1
     return ended

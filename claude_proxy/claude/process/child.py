@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from ...core.errors import ChildDied
 from ..wire.protocol import LineBuffer
 from . import processes
@@ -70,7 +72,7 @@ class Child:
         self._has_commands = has_commands
         self._sending = threading.Lock()  # guards: stdin, for whole lines
         self._ending = threading.Lock()  # guards: _noted, and that no signal is sent after the pid was given back
-        self._noted: dict[int, str] = {}
+        self._noted: set[psutil.Process] = set()
         self._reaped = False
         self.was_terminated = False
 
@@ -117,7 +119,7 @@ class Child:
         with self._ending:
             self.was_terminated = True
             if not self._reaped and not self.has_exited():
-                self._noted.update(processes.note(processes.descendants(self.pid)))
+                self._noted.update(processes.descendants(self.pid))
                 processes.send_signal(self.pid, signal.SIGTERM)
 
     def stop_now(self) -> None:
@@ -133,7 +135,7 @@ class Child:
         """SIGKILL to the child, its group, and every descendant known now or noted before."""
         with self._ending:
             if not self._reaped:
-                self._noted.update(processes.note(processes.descendants(self.pid)))
+                self._noted.update(processes.descendants(self.pid))
                 processes.kill_family(self.pid, self._noted)
 
     def end_input(self) -> None:

@@ -1,51 +1,132 @@
-"""The process table: who descends from a child, and how to end all of them.
+"""The process table: who descends from a child, how to end all of them, and which process a note on disk means.
 
-Bash commands of the CLI have sessions of their own, so that neither its process group nor its death reaches them:
-they are looked up before the child is killed. Linux is read from /proc, other systems from `ps`.
+`child` calls it to end a process with its descendants, the launcher to write down and to find again what a proxy has
+started, the service to name this process in the store. Invariant: a signal goes only to a process that is certain to
+be the one that was meant; where that is unclear, none is sent.
+
+Bash commands of the CLI have sessions of their own, so that neither its process group nor its death reaches them: they
+are looked up before the child is killed. A `psutil.Process` knows its pid from a later process's with the same number.
 """
 
 import contextlib
 import os
+import re
 import signal
-import subprocess
-from collections import defaultdict
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-PS_TIMEOUT = 5.0
+import psutil
 
+# Linux tells the boot time in whole seconds, so that two readings may lie a second apart. A pid cannot come round in so
+# short a time.
+CLOCK_TOLERANCE = 2.0
 
-def descendants(pid: int) -> tuple[int, ...]:
-    """Every process below `pid`, children before grandchildren; empty when it has none or is gone."""
-    children: defaultdict[int, list[int]] = defaultdict(list)
-    for process, parent in _parents().items():
-        children[parent].append(process)
-    found: list[int] = []
-    queue = [pid]
-    while queue:
-        below = children.get(queue.pop(0), [])
-        found.extend(below)
-        queue.extend(below)
-    return tuple(found)
+_NAME = re.compile(r"([0-9]{1,10}):([0-9]+\.[0-9]{2}):(-?[0-9]+\.[0-9]{2})")
 
 
-def started_at(pid: int) -> str | None:
-    """A text that tells this process from a later one with the same number; None when it is gone."""
-    stat = _read_stat(Path("/proc", str(pid), "stat"))
-    if stat is not None:
-        return stat[19]
-    if Path("/proc/self/stat").exists():
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """Which process a pid meant when it was written down.
+
+    created: when it started, in Unix seconds. after_boot: the same, in seconds since the system started. Both, because
+    someone may set the clock: that moves `created` on Linux, which counts from the boot, and `after_boot` on macOS,
+    which notes the time of day. Neither depends on the locale or the time zone.
+    """
+
+    pid: int
+    created: float
+    after_boot: float
+
+    def __str__(self) -> str:
+        return f"{self.pid}:{self.created:.2f}:{self.after_boot:.2f}"
+
+    def is_surely(self, other: "ProcessIdentity") -> bool:
+        """True where both are the same process, by both clocks."""
+        return self.pid == other.pid and all(self._agreements(other))
+
+    def is_surely_not(self, other: "ProcessIdentity") -> bool:
+        """True where they are two processes: by neither clock did they start at the same time."""
+        return self.pid != other.pid or not any(self._agreements(other))
+
+    def _agreements(self, other: "ProcessIdentity") -> tuple[bool, bool]:
+        return (
+            abs(self.created - other.created) <= CLOCK_TOLERANCE,
+            abs(self.after_boot - other.after_boot) <= CLOCK_TOLERANCE,
+        )
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """The process that has this pid now; None where there is none, or where the system does not say."""
+    try:
+        created = psutil.Process(pid).create_time()
+        return ProcessIdentity(pid, created, created - psutil.boot_time())
+    except (psutil.Error, OSError, RuntimeError):  # RuntimeError: no boot time in /proc
         return None
-    return _ps("-o", "lstart=", "-p", str(pid)).strip() or None
+
+
+def name_self() -> str:
+    """The name of this process; its bare number where the system does not say more."""
+    return str(identify(os.getpid()) or os.getpid())
+
+
+class ProcessNames:
+    """What the store needs to know of processes, for a room that may not import this one."""
+
+    def __init__(self) -> None:
+        self.own = name_self()
+
+    def has_ended(self, name: str) -> bool:
+        """See `has_ended` of the module."""
+        return has_ended(name)
+
+
+def is_running(name: str) -> bool:
+    """True where the process with this name, the text of a `ProcessIdentity`, certainly still runs."""
+    noted = _parse(name)
+    current = identify(noted.pid) if noted is not None else None
+    return noted is not None and current is not None and noted.is_surely(current)
+
+
+def has_ended(name: str) -> bool:
+    """True where the process with this name has certainly ended; one that cannot be told from a later one has not."""
+    digits = name.partition(":")[0]
+    if not digits.isdecimal() or not _exists(int(digits)):
+        return True
+    noted, current = _parse(name), identify(int(digits))
+    return noted is not None and current is not None and noted.is_surely_not(current)
+
+
+def _parse(name: str) -> ProcessIdentity | None:
+    """None for what is not such a text, such as a name that an older version wrote."""
+    match = _NAME.fullmatch(name)
+    return ProcessIdentity(int(match[1]), float(match[2]), float(match[3])) if match is not None else None
+
+
+def _exists(pid: int) -> bool:
+    """A zombie does not: it holds nothing and does nothing any more."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, OverflowError):
+        return False
+    except (psutil.Error, OSError):
+        return True
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Every process below `pid`, each before its own children; empty when it has none or is gone."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def send_signal(pid: int, number: int) -> None:
-    """A signal to one process; one that is gone is no error."""
+    """A signal to one process; one that is gone is not an error."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
 def send_group_signal(pid: int, number: int) -> None:
-    """A signal to the group that `pid` leads; one that is gone is no error."""
+    """A signal to the group that `pid` leads; one that is gone is not an error."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, number)
@@ -53,79 +134,33 @@ def send_group_signal(pid: int, number: int) -> None:
         send_signal(pid, number)
 
 
-def kill_family(pid: int, noted: dict[int, str]) -> None:
-    """SIGKILL to the group that `pid` leads and to the descendants noted before (pid -> `started_at`)."""
+def kill_family(pid: int, noted: Iterable[psutil.Process]) -> None:
+    """SIGKILL to the group that `pid` leads and to the descendants noted before."""
     send_group_signal(pid, signal.SIGKILL)
-    for descendant, birth in noted.items():
-        if started_at(descendant) == birth:
-            send_signal(descendant, signal.SIGKILL)
+    for descendant in noted:
+        with contextlib.suppress(psutil.Error, OSError):
+            descendant.kill()
 
 
 def kill_marked(folder: str) -> int:
     """SIGKILL to every process whose TMPDIR is `folder` or lies in it; returns how many there were.
 
     What a child's commands start inherits that variable, and keeps it when its parents are gone, whatever sessions and
-    parents it has by then. Linux only: elsewhere a process's environment cannot be relied on.
+    parents it has by then. A process whose environment the system does not show is left alone.
     """
-    mark = b"TMPDIR=" + os.fsencode(folder)
-    below = mark + b"/"
     found = 0
-    for entry in _entries():
-        with contextlib.suppress(OSError):
-            variables = Path("/proc", entry, "environ").read_bytes().split(b"\0")
-            if int(entry) != os.getpid() and any(one == mark or one.startswith(below) for one in variables):
-                send_signal(int(entry), signal.SIGKILL)
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
+            place = process.environ().get("TMPDIR", "")
+            if pid != os.getpid() and (place == folder or place.startswith(f"{folder}/")):
+                process.kill()
                 found += 1
     return found
 
 
-def note(pids: tuple[int, ...]) -> dict[int, str]:
-    """Processes with what tells them from later ones of the same number; those that are gone are left out."""
-    births = {pid: started_at(pid) for pid in pids}
-    return {pid: birth for pid, birth in births.items() if birth is not None}
-
-
 def available_memory() -> int | None:
     """Bytes that new processes can use without swapping; None where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+    with contextlib.suppress(psutil.Error, OSError, RuntimeError):
+        return int(psutil.virtual_memory().available)
     return None
-
-
-def _parents() -> dict[int, int]:
-    if not Path("/proc/self/stat").exists():
-        rows = [line.split() for line in _ps("-axo", "pid=,ppid=").splitlines()]
-        return {int(row[0]): int(row[1]) for row in rows if len(row) == 2}
-    parents: dict[int, int] = {}
-    for entry in _entries():
-        stat = _read_stat(Path("/proc", entry, "stat"))
-        if stat is not None:
-            parents[int(entry)] = int(stat[1])
-    return parents
-
-
-def _entries() -> list[str]:
-    """The numbers in /proc; none where there is no such thing."""
-    try:
-        return [entry for entry in os.listdir("/proc") if entry.isdigit()]
-    except OSError:
-        return []
-
-
-def _read_stat(path: Path) -> list[str] | None:
-    """Fields of /proc/PID/stat after the name, which may itself hold blanks and brackets: state, ppid, …"""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text[text.rindex(")") + 2 :].split()
-
-
-def _ps(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["ps", *arguments], capture_output=True, timeout=PS_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
