@@ -12,6 +12,7 @@ import msgspec
 
 from ..claude.turn.agent_translator import AgentTranslator
 from ..claude.turn.translator import Translator
+from ..claude.turn.turn_translator import TurnTranslator
 from ..claude.wire.profile import Profile
 from ..core.conversation import Conversation, Options, ThinkingMode, ToolChoice
 
@@ -53,7 +54,7 @@ class Mode:
 
     def build_translator(
         self, profile: Profile, options: Options, *, now: float, clock: Callable[[], float]
-    ) -> Translator | AgentTranslator:
+    ) -> TurnTranslator:
         """What turns the CLI's messages of one turn into events. now: Unix seconds; clock: for the tools' durations."""
         structured = profile.json_schema is not None
         if self.runs_agent:

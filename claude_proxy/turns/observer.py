@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..claude.turn.agent_translator import AgentTranslator
 from ..claude.turn.progress import describe
-from ..claude.turn.translator import Translator
+from ..claude.turn.turn_translator import TurnTranslator
 from ..claude.wire.protocol import ControlCancel, Inbound, PermissionAsk, RateLimit, Result
 from ..monitoring.activity import Activity
 from ..monitoring.permissions import Decision, Permissions
@@ -44,7 +44,7 @@ class TurnObserver:
         observers: Observers,
         turn: Turn,
         child: Permitter,
-        translator: Translator | AgentTranslator,
+        translator: TurnTranslator,
         *,
         silence_timeout: float,
     ) -> None:

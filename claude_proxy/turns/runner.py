@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from ..claude.fleet.fleet import Fleet
-from ..claude.turn.agent_translator import AgentTranslator
 from ..claude.turn.ask import ask_question, prepare_turn, read_answer
 from ..claude.turn.connection import Connection
+from ..claude.turn.turn_translator import TurnTranslator
 from ..claude.wire.parameters import is_open
 from ..claude.wire.profile import Profile
 from ..core.conversation import Message, digest_chain, digest_message, digest_profile
@@ -198,14 +198,13 @@ class TurnRunner:
             if not isinstance(event, MessageEnd):
                 self._emit(turn, event)
         answer = collector.completion()
-        total = translator.total if isinstance(translator, AgentTranslator) else answer.usage
-        turn.report.note_usage(answer.usage, total)
+        turn.report.note_usage(answer.usage, translator.total)
         schema = turn.conversation.options.json_schema
         if schema is not None and answer.stop_reason == "end_turn":
             _check_json(schema, answer.text)
         return answer, translator.cut
 
-    def _ask(self, turn: Turn, profile: Profile, child: Connection, held: int) -> Any:
+    def _ask(self, turn: Turn, profile: Profile, child: Connection, held: int) -> TurnTranslator:
         """Everything up to the question, which is written; returns what translates the answer."""
         parameters = self._quirks.parameters(turn)
         turn.report.note_ignored(turn.ignores(parameters.ignored))

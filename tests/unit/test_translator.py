@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.claude.turn.translator import Translator, merge_usage
+from claude_proxy.claude.turn.translator import Translator
+from claude_proxy.claude.turn.turn_translator import merge_usage
 from claude_proxy.claude.wire import protocol
 from claude_proxy.claude.wire.protocol import Result, parse_line
 from claude_proxy.claude.wire.toolset import Toolset

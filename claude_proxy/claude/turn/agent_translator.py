@@ -9,10 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-import msgspec
-
 from ...core.conversation import Text, Thinking
-from ...core.errors import Forbidden, UpstreamError
+from ...core.errors import Forbidden
 from ...core.events import (
     BlockStart,
     BlockStop,
@@ -24,23 +22,17 @@ from ...core.events import (
     ThinkingDelta,
     Usage,
 )
-from ..wire import protocol
 from ..wire.protocol import (
     ApiEvent,
-    ApiRetry,
     Assistant,
     Inbound,
     ModelUsage,
-    RateLimit,
-    RateLimitInfo,
     Result,
-    StreamDelta,
-    StreamEvent,
+    StreamMessage,
     UserLine,
 )
-from .failures import FINAL_STATUSES, classify_result, classify_retry
 from .progress import Running, describe, ended_line, failure_of, started_line
-from .translator import SYNTHETIC, merge_usage
+from .turn_translator import TurnTranslator, merge_usage
 
 Happening = tuple[Literal["tool_started", "tool_ended"], dict[str, Any]]
 Shape = Literal["text", "thinking", "progress"]
@@ -54,28 +46,28 @@ LIMITS = {
 }
 
 
-class AgentTranslator:
-    """The state of one turn. `done` after the last event; `cut` when the child must not go on in this conversation.
+class AgentTranslator(TurnTranslator):
+    """The state of one turn of an agent.
 
-    now: Unix time in seconds. clock: seconds, for how long tools take. progress: none, reasoning or content.
-    structured: the answer is what the CLI's own StructuredOutput tool is given. running: the tools under way, by id.
+    running: the tools under way, by id. happened: what else happened, until somebody takes it.
     """
 
     def __init__(
         self, now: float, clock: Callable[[], float], *, progress: str = "reasoning", structured: bool = False
     ) -> None:
-        self._now = now
+        """
+        Args:
+            now: see `TurnTranslator`.
+            clock: seconds, for how long tools take.
+            progress: none, reasoning or content.
+            structured: see `TurnTranslator`.
+        """
+        super().__init__(now, structured=structured)
         self._clock = clock
         # Between the braces of an answer that must be JSON there is no place for anything else.
         self._progress = "reasoning" if structured and progress == "content" else progress
-        self._structured = structured
-        self.started = False
-        self.done = False
-        self.cut = False
-        self.rate_limit: RateLimitInfo | None = None
         self.running: dict[str, Running] = {}
         self.happened: list[Happening] = []
-        self._notice: Assistant | None = None
         self._call = Usage()
         self._before = Usage()
         self._told: Usage | None = None
@@ -90,65 +82,43 @@ class AgentTranslator:
         self._line_is_open = False
         self._waiting: list[str] = []
 
-    def feed(self, inbound: Inbound) -> list[Event]:
-        """The events that one message means, oldest first. Raises the ProxyError that it means instead."""
+    def _feed_rest(self, inbound: Inbound) -> list[Event]:
         match inbound:
-            case StreamEvent(event, None):
-                return self._translate(event)
-            case Assistant() if inbound.message.model == SYNTHETIC:
-                self._notice = inbound
             case Assistant():
                 return self._note_calls(inbound)
             case UserLine():
                 return self._note_results(inbound)
-            case RateLimit(info):
-                self.rate_limit = info
-            case ApiRetry() if not self.started and inbound.error_status in FINAL_STATUSES:
-                raise classify_retry(inbound, self.rate_limit, self._now)
-            case Result():
-                return self._finish(inbound)
         return []
+
+    def _outlives_retries(self) -> bool:
+        """The work so far is worth the wait."""
+        return self.started
 
     def take(self) -> list[Happening]:
         """What happened since the last time."""
         happened, self.happened = self.happened, []
         return happened
 
-    def _translate(self, event: ApiEvent) -> list[Event]:
-        match event.type:
-            case "message_start":
-                return self._start(event)
-            case "content_block_start":
-                return self._begin_block(event)
-            case "content_block_delta":
-                return self._delta(event)
-            case "content_block_stop":
-                return self._end_block()
-            case "message_delta":
-                self._call = merge_usage(self._call, event.usage)
-                self._note_stop(event.delta)
+    def _message_delta(self, event: ApiEvent) -> list[Event]:
+        self._call = merge_usage(self._call, event.usage)
+        self._stop = event.delta.stop_reason or self._stop
+        explanation = (event.delta.stop_details or {}).get("explanation")
+        self._explanation = explanation if isinstance(explanation, str) else None
         return []
 
-    def _note_stop(self, delta: StreamDelta) -> None:
-        self._stop = delta.stop_reason or self._stop
-        explanation = (delta.stop_details or {}).get("explanation")
-        self._explanation = explanation if isinstance(explanation, str) else None
-
-    def _start(self, event: ApiEvent) -> list[Event]:
-        if event.message is None:
-            raise protocol.ProtocolError("The CLI began a message without saying which")
+    def _start(self, message: StreamMessage) -> list[Event]:
         events: list[Event] = []
         if self._spoke and self._stop is None:
             # The work so far is worth more than a clean text: what was said stays, and is said to have broken off.
-            events = [*self._end_block(), *self._show(BROKE_OFF)]
+            events = [*self._flush(), *self._show(BROKE_OFF)]
         if self._spoke or self._stop is not None:
             self._before += self._call
-        self._call = merge_usage(Usage(), event.message.usage)
+        self._call = merge_usage(Usage(), message.usage)
         self._stop, self._spoke, self._said_in_call, self._arriving = None, False, False, None
         if self.started:
             return events
         self.started = True
-        return [MessageStart(event.message.id, event.message.model, self._call)]
+        return [MessageStart(message.id, message.model, self._call)]
 
     @property
     def usage(self) -> Usage:
@@ -188,7 +158,11 @@ class AgentTranslator:
         self._has_text = self._said_in_call = True
         return [*opening, TextDelta(self._next_index - 1, apart + text)]
 
-    def _end_block(self) -> list[Event]:
+    def _end_block(self, event: ApiEvent) -> list[Event]:
+        return self._flush()
+
+    def _flush(self) -> list[Event]:
+        """Close the block that arrives, and show the lines that waited for its end."""
         self._arriving = None
         events = self._close() if self._open != "progress" else []
         waiting, self._waiting = self._waiting, []
@@ -262,28 +236,17 @@ class AgentTranslator:
             self._told = sum(map(_usage, result.spent()), Usage())
         limit = LIMITS.get(result.subtype)
         if limit is not None and self.started:
-            return [*self._end_block(), *self._show(limit), *self._end("max_tokens")]
+            return [*self._flush(), *self._show(limit), *self._end("max_tokens")]
         if result.subtype == "error_max_budget_usd":  # the CLI counts all that its session has ever cost
             raise Forbidden("The budget of this conversation is used up (--max-budget-usd)")
         if result.is_error and self._stop == "refusal":
             self.cut = True
             return self._end("refusal", self._explanation)
-        if result.is_error:
-            raise classify_result(result, self._notice, self.rate_limit, self._now)
-        if not self.started:
-            raise UpstreamError("The Claude Code CLI ended the turn without an answer")
-        if self._stop is None:
-            raise UpstreamError("The answer broke off")
+        stop = self._check_result(result, self._stop)
         if self._structured:
-            return self._end_structured(result)
-        return self._end("end_turn" if self._stop == "tool_use" else self._stop)
-
-    def _end_structured(self, result: Result) -> list[Event]:
-        if result.structured_output is None:
-            raise UpstreamError("The model did not answer with JSON of this schema")
-        self.cut = True
-        text = msgspec.json.encode(result.structured_output).decode()
-        return [*self._switch("text"), TextDelta(self._next_index - 1, text), *self._end("end_turn")]
+            text = self._take_structured(result)
+            return [*self._switch("text"), TextDelta(self._next_index - 1, text), *self._end("end_turn")]
+        return self._end("end_turn" if stop == "tool_use" else stop)
 
     def _end(self, stop_reason: str, explanation: str | None = None) -> list[Event]:
         self.done = True

@@ -12,9 +12,8 @@ from ...core.conversation import Message
 from ...core.events import Event
 from ..wire.profile import Profile
 from ..wire.protocol import Inbound
-from .agent_translator import AgentTranslator
 from .connection import Connection
-from .translator import Translator
+from .turn_translator import TurnTranslator
 
 
 def prepare_turn(
@@ -61,7 +60,7 @@ def ask_question(connection: Connection, messages: Sequence[Message]) -> None:
 
 def read_answer(
     connection: Connection,
-    translator: Translator | AgentTranslator,
+    translator: TurnTranslator,
     alive: Callable[[], None],
     on_message: Callable[[Inbound], None],
 ) -> Iterator[Event]:

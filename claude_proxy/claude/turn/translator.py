@@ -7,8 +7,6 @@ contiguous; what was said is never said again: an answer that begins anew after 
 
 from collections.abc import Sequence
 
-import msgspec
-
 from ...core.conversation import AnswerBlock, Text, Thinking, ToolUse
 from ...core.errors import BadRequest, UpstreamError
 from ...core.events import (
@@ -23,70 +21,56 @@ from ...core.events import (
     ToolInputDelta,
     Usage,
 )
-from ..wire import protocol
 from ..wire.protocol import (
     ApiEvent,
-    ApiRetry,
-    Assistant,
     Inbound,
     Init,
-    RateLimit,
-    RateLimitInfo,
     Result,
     StreamBlock,
-    StreamEvent,
+    StreamMessage,
     ToolCall,
     UserLine,
 )
 from ..wire.toolset import Toolset
-from .failures import FINAL_STATUSES, classify_result, classify_retry
 from .stops import StopScanner
-
-SYNTHETIC = "<synthetic>"
+from .turn_translator import TurnTranslator, merge_usage
 
 # After these the CLI asks the API to go on, by itself and with a note of its own in the history.
 CONTINUED_BY_CLI = frozenset(("max_tokens", "refusal", "model_context_window_exceeded"))
 
 
-class Translator:
-    """The state of one turn. `done` after the last event; `cut` when the child goes on by itself and must be ended.
-
-    now: Unix time in seconds, for what is left until a plan limit is reset. toolset: the client's functions.
-    structured: the answer is what the CLI's own StructuredOutput tool is given, not what the model says beside it.
-    stops: stop sequences that the API does not look for.
-    """
+class Translator(TurnTranslator):
+    """The state of one turn without an agent; `cut` when the child goes on by itself and must be ended."""
 
     def __init__(
         self, now: float, toolset: Toolset | None = None, *, structured: bool = False, stops: Sequence[str] = ()
     ) -> None:
-        self._now = now
+        """
+        Args:
+            now: see `TurnTranslator`.
+            toolset: the client's functions.
+            structured: see `TurnTranslator`.
+            stops: stop sequences that the API does not look for.
+        """
+        super().__init__(now, structured=structured)
         self._toolset = toolset or Toolset(())
-        self._structured = structured
         self._stops = tuple(stops)
         self._scanners: dict[int, StopScanner] = {}
         self._called: set[str] = set()
         self._pending: set[str] = set()
-        self.started = False
-        self.spoke = False
-        self.done = False
-        self.cut = False
-        self.rate_limit: RateLimitInfo | None = None
+        self._spoke = False
         self._usage = Usage()
         self._stop: MessageEnd | None = None
         self._stopped = False
         self._indexes: dict[int, int] = {}
         self._next_index = 0
-        self._notice: Assistant | None = None
 
-    def feed(self, inbound: Inbound) -> list[Event]:
-        """The events that one message means, oldest first. Raises the ProxyError that it means instead."""
+    @property
+    def total(self) -> Usage:
+        return self._usage if self._stop is None else self._stop.usage
+
+    def _feed_rest(self, inbound: Inbound) -> list[Event]:
         match inbound:
-            case StreamEvent(event, None):
-                return self._translate(event)
-            case Assistant() if inbound.message.model == SYNTHETIC:
-                self._notice = inbound
-            case RateLimit(info):
-                self.rate_limit = info
             case ToolCall():
                 self._pending.add(inbound.tool_use_id)
                 return self._park()
@@ -94,44 +78,21 @@ class Translator:
                 return self._answered_by_cli()
             case Init():
                 self._check_tools(inbound)
-            case ApiRetry() if inbound.error_status in FINAL_STATUSES:
-                raise classify_retry(inbound, self.rate_limit, self._now)
-            case Result():
-                return self._finish(inbound)
         return []
 
-    def _translate(self, event: ApiEvent) -> list[Event]:
-        match event.type:
-            case "message_start":
-                return self._start(event)
-            case "content_block_start":
-                return self._open(event.index, event.content_block)
-            case "content_block_delta":
-                return self._delta(event)
-            case "content_block_stop":
-                return self._close(event.index)
-            case "message_delta":
-                return self._message_delta(event)
-            case "message_stop":
-                self._stopped = True
-                return self._park()
-        return []
-
-    def _start(self, event: ApiEvent) -> list[Event]:
-        if event.message is None:
-            raise protocol.ProtocolError("The CLI began a message without saying which")
-        self._usage = merge_usage(Usage(), event.message.usage)
+    def _start(self, message: StreamMessage) -> list[Event]:
+        self._usage = merge_usage(Usage(), message.usage)
         self._stopped = False
         if self.started:
-            if self.spoke and self._stop is None:
+            if self._spoke and self._stop is None:
                 raise UpstreamError("The answer broke off and was begun again")
             self._indexes.clear()
             return []
         self.started = True
-        return [MessageStart(event.message.id, event.message.model, self._usage)]
+        return [MessageStart(message.id, message.model, self._usage)]
 
-    def _open(self, upstream_index: int, raw: StreamBlock | None) -> list[Event]:
-        block = parse_block(raw)
+    def _begin_block(self, event: ApiEvent) -> list[Event]:
+        block = parse_block(event.content_block)
         if block is None:
             return []
         if isinstance(block, ToolUse):
@@ -141,8 +102,8 @@ class Translator:
             return []
         index = self._next_index
         self._next_index += 1
-        self._indexes[upstream_index] = index
-        self.spoke = True
+        self._indexes[event.index] = index
+        self._spoke = True
         return [BlockStart(index, block)]
 
     def _delta(self, event: ApiEvent) -> list[Event]:
@@ -174,8 +135,8 @@ class Translator:
             events += self._end()
         return events
 
-    def _close(self, upstream_index: int) -> list[Event]:
-        index = self._indexes.pop(upstream_index, None)
+    def _end_block(self, event: ApiEvent) -> list[Event]:
+        index = self._indexes.pop(event.index, None)
         if index is None:
             return []
         held = self._scanners[index].flush() if index in self._scanners else ""
@@ -198,6 +159,10 @@ class Translator:
             return self._end()
         return []
 
+    def _stop_message(self) -> list[Event]:
+        self._stopped = True
+        return self._park()
+
     def _park(self) -> list[Event]:
         """The end of the answer once the model has stopped and the CLI waits for every call it made."""
         stopped = self._stopped and self._stop is not None and self._stop.stop_reason == "tool_use"
@@ -217,23 +182,11 @@ class Translator:
             raise BadRequest(f"The CLI does not take the tools {', '.join(missing)[:200]}", param="tools")
 
     def _finish(self, result: Result) -> list[Event]:
-        if result.is_error:
-            raise classify_result(result, self._notice, self.rate_limit, self._now)
-        if not self.started:
-            raise UpstreamError("The Claude Code CLI ended the turn without an answer")
-        if self._stop is None:
-            raise UpstreamError("The answer broke off")
-        if self._structured:
-            return self._end_structured(result)
-        return self._end()
-
-    def _end_structured(self, result: Result) -> list[Event]:
-        """The one text block that the client asked for. Its child's history holds a tool call instead: cut."""
-        if result.structured_output is None:
-            raise UpstreamError("The model did not answer with JSON of this schema")
-        self.cut = True
+        self._check_result(result, self._stop)
+        if not self._structured:
+            return self._end()
+        text = self._take_structured(result)
         self._stop = MessageEnd("end_turn", None, self._usage)
-        text = msgspec.json.encode(result.structured_output).decode()
         return [BlockStart(0, Text("")), TextDelta(0, text), BlockStop(0), *self._end()]
 
     def _end(self) -> list[Event]:
@@ -241,25 +194,6 @@ class Translator:
         assert self._stop is not None
         closing: list[Event] = [BlockStop(index) for index in sorted(self._indexes.values())]
         return [*closing, self._stop]
-
-
-def merge_usage(known: Usage, update: protocol.Usage | None) -> Usage:
-    """Counts of a later event replace those of an earlier one, where it has them."""
-    if update is None:
-        return known
-    details = update.output_tokens_details or {}
-    thinking = details.get("thinking_tokens")
-    return Usage(
-        input_tokens=_first(update.input_tokens, known.input_tokens),
-        output_tokens=_first(update.output_tokens, known.output_tokens),
-        cache_read_input_tokens=_first(update.cache_read_input_tokens, known.cache_read_input_tokens),
-        cache_creation_input_tokens=_first(update.cache_creation_input_tokens, known.cache_creation_input_tokens),
-        thinking_tokens=_first(thinking if isinstance(thinking, int) else None, known.thinking_tokens),
-    )
-
-
-def _first(value: int | None, otherwise: int) -> int:
-    return otherwise if value is None else value
 
 
 def parse_block(raw: StreamBlock | None) -> AnswerBlock | None:
