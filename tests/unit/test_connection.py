@@ -1,15 +1,31 @@
 """What an agent's child says beside its answer is passed on, what a chat's says is refused; where a session stands."""
 
 import json
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
 from claude_proxy.claude.process.child import Child
-from claude_proxy.claude.turn.connection import Connection
+from claude_proxy.claude.turn.connection import ANYTIME_MESSAGES, TURN_MESSAGES, Connection
 from claude_proxy.claude.wire.profile import Point, Profile
-from claude_proxy.claude.wire.protocol import ControlCancel, ControlRequest, PermissionAsk
-from claude_proxy.core.conversation import user
+from claude_proxy.claude.wire.protocol import (
+    ApiRetry,
+    Assistant,
+    ControlCancel,
+    ControlRequest,
+    ControlResponse,
+    Inbound,
+    Init,
+    PermissionAsk,
+    RateLimit,
+    Result,
+    StreamEvent,
+    ToolCall,
+    ToolProgress,
+    UserLine,
+    parse_line,
+)
+from claude_proxy.core.conversation import Message, Text, user
 from claude_proxy.core.errors import UpstreamError
 from tests.cli_lines import RESULT, Json, read
 
@@ -81,11 +97,76 @@ def test_that_a_tool_still_runs_is_no_sign_of_life() -> None:
     assert heard == ["alive"] * 2
 
 
-@pytest.mark.parametrize("said", [QUESTION, RESULT, line("assistant", "u1")])
-def test_an_idle_child_that_asks_or_talks_is_not_quiet(said: Json) -> None:
-    """It would do something that nobody asked for."""
-    assert not connection(said)[0].look()
-    assert connection({"type": "tool_progress"})[0].look()
+SAID: dict[type, Json] = {
+    StreamEvent: {"type": "stream_event", "event": {"type": "message_start"}},
+    Assistant: line("assistant", "u1"),
+    UserLine: line("user", "u1"),
+    ToolCall: {
+        "type": "control_request",
+        "request_id": "r3",
+        "request": {
+            "subtype": "mcp_message",
+            "message": {"method": "tools/call", "id": 1, "params": {"_meta": {"claudecode/toolUseId": "t1"}}},
+        },
+    },
+    PermissionAsk: QUESTION,
+    ControlCancel: CANCEL,
+    Init: INIT,
+    ApiRetry: {"type": "system", "subtype": "api_retry"},
+    Result: RESULT,
+    ControlResponse: {"type": "control_response", "response": {"request_id": "r1", "subtype": "success"}},
+    ControlRequest: HOOK,
+    RateLimit: {"type": "rate_limit_event", "rate_limit_info": {}},
+    ToolProgress: {"type": "tool_progress", "tool_use_id": "t1"},
+}
+
+
+def test_every_message_of_the_protocol_is_of_a_turn_or_may_come_at_any_time() -> None:
+    """Whoever adds one must decide it: an idle child that is not retired could do what no request asked for, and one
+    that is retired for nothing costs each conversation its child."""
+    assert set(TURN_MESSAGES).isdisjoint(ANYTIME_MESSAGES)
+    assert {*TURN_MESSAGES, *ANYTIME_MESSAGES} == set(get_args(Inbound)) == set(SAID)
+
+
+@pytest.mark.parametrize("kind", SAID, ids=lambda kind: kind.__name__)
+def test_an_idle_child_is_quiet_unless_it_begins_a_turn(kind: type) -> None:
+    """It would do something that no request asked for; a type that is not known yet is not a sign of it."""
+    said = json.dumps(SAID[kind]).encode()
+    assert isinstance(parse_line(said), kind)
+    assert connection(SAID[kind])[0].look() is (kind in ANYTIME_MESSAGES)
+    assert connection({"type": "new in the next release"})[0].look()
+
+
+def preloading() -> tuple[Connection, Pretender]:
+    """A child that is given a history of two user messages, the first of which is on its way."""
+    talk, child = connection()
+    talk.prepare(Profile("sonnet"))
+    talk.rehearse([user("one"), Message("assistant", (Text("1"),)), user("two")], b"digest")
+    child.sent.clear()
+    return talk, child
+
+
+def add_lines(child: Pretender, *messages: Json) -> None:
+    child.lines += [json.dumps(message).encode() for message in messages]
+
+
+def test_a_history_is_put_in_step_by_step() -> None:
+    """The CLI begins and ends a turn for each user message; what the child holds is known after the last."""
+    talk, child = preloading()
+    seen = []
+    for lines in ([INIT], [RESULT], [INIT, RESULT], [RESULT]):
+        add_lines(child, *lines)
+        seen.append((talk.look(), [sent["type"] for sent in child.sent], talk.holds))
+    put_in = ["assistant", "user"]
+    assert seen == [(True, [], None), (True, put_in, None), (True, put_in, b"digest"), (False, put_in, b"digest")]
+
+
+@pytest.mark.parametrize("said", [{**RESULT, "is_error": True}, SAID[StreamEvent], SAID[Assistant]])
+def test_a_history_that_is_answered_or_refused_is_of_no_use(said: Json) -> None:
+    """The child is retired."""
+    talk, child = preloading()
+    add_lines(child, said)
+    assert not talk.look()
 
 
 def test_a_session_stands_after_the_last_message_of_its_own() -> None:

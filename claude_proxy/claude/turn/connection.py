@@ -21,6 +21,7 @@ from ..process.child import Child
 from ..wire import outbound, protocol
 from ..wire.profile import Point, Profile
 from ..wire.protocol import (
+    ApiRetry,
     Assistant,
     ControlAnswer,
     ControlCancel,
@@ -31,6 +32,7 @@ from ..wire.protocol import (
     PermissionAsk,
     RateLimit,
     Result,
+    StreamEvent,
     ToolCall,
     ToolProgress,
     UserLine,
@@ -44,6 +46,11 @@ NO_SETTINGS: dict[str, Any] = {
     "env": {"CLAUDE_CODE_EXTRA_BODY": "", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": ""},
     "effortLevel": None,
 }
+
+# What the CLI says only while a turn runs, or begins or ends one: an idle child that says it acts unasked.
+TURN_MESSAGES = (StreamEvent, Assistant, UserLine, ToolCall, PermissionAsk, ControlCancel, Init, ApiRetry, Result)
+# What it may say at any time. A test holds that each message of the protocol is in one of the two.
+ANYTIME_MESSAGES = (ControlResponse, ControlRequest, RateLimit, ToolProgress)
 
 
 class Connection:
@@ -209,19 +216,21 @@ class Connection:
             while self.child.has_output():
                 line = self.child.receive(0.0)
                 inbound = protocol.parse_line(line) if line is not None else None
-                if inbound is not None and not self._handle(inbound) and not self._is_expected(inbound):
+                if inbound is not None and not self._handle(inbound) and self._is_unasked(inbound):
                     return False
         except ProxyError:
             return False
         return True
 
-    def _is_expected(self, inbound: Inbound) -> bool:
-        if self._script_holds is None:
-            return isinstance(inbound, (RateLimit, ToolProgress))
-        if isinstance(inbound, Result) and not inbound.is_error:
-            self._go_on()
-            return True
-        return isinstance(inbound, (RateLimit, Init))
+    def _is_unasked(self, inbound: Inbound) -> bool:
+        """True for a sign of a turn that no request asked for. Goes on with a history that is being put in."""
+        if self._script_holds is not None:  # the CLI begins and ends a turn for each user message, without an answer
+            if isinstance(inbound, Result) and not inbound.is_error:
+                self._go_on()
+                return False
+            if isinstance(inbound, Init):
+                return False
+        return isinstance(inbound, TURN_MESSAGES)
 
     def is_quiet(self) -> bool:
         """True for a live child that has said nothing since its last turn that matters, and runs."""
