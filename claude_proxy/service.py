@@ -4,7 +4,6 @@
 Invariant: collaborators are handed in when a part is built; nothing is attached to a part afterwards.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from .monitoring.permissions import Kind as PermissionKind
 from .monitoring.permissions import Pending, Permissions
 from .monitoring.plan import PlanLimits, PlanQuestion
 from .storage.ledger import Ledger
+from .storage.pruning import Pruner
 from .storage.responses import ResponseBook
 from .storage.sessions import Sessions
 from .storage.store import Store
@@ -48,8 +48,6 @@ from .turns.session_queue import SessionQueue
 from .turns.turn import Turn
 from .turns.watchdog import Watchdog
 from .turns.workers import WorkerPool
-
-log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 0.5
 POOL_STOP_TIMEOUT = 10.0
@@ -127,9 +125,8 @@ class Service:
         )
         self.engine = Engine(self.runner, books, self.watchdog, self.workers, config.inactivity_timeout, clock)
         default = Profile(resolve(config.model, config.model).cli_model, agent=config.mode == "agent")
-        self._keeper = Keeper(
-            *(self.fleet, self._poller, self._launcher, default, clock, self.catalogue.update), chore=self._prune
-        )
+        pruner = Pruner(self.sessions, self.responses, self.ledger, config.session_ttl)
+        self._keeper = Keeper(self.fleet, self._poller, self._launcher, self.catalogue, pruner, default, clock)
 
     def start(self) -> None:
         """Start every thread, and the first spare. A missing CLI is not an error here: requests are told."""
@@ -243,15 +240,6 @@ class Service:
             self.activity.note(pending.request_id, "permission_asked", permission_id=name, **about)
         else:
             self.activity.note(pending.request_id, "permission_decided", permission_id=name, decision=kind)
-
-    def _prune(self) -> None:
-        forgotten = self.sessions.prune()
-        if forgotten:
-            log.info("Forgot %d sessions that nobody used for %g h", forgotten, self.config.session_ttl / 3600)
-        gone = self.responses.prune(self.config.session_ttl)
-        if gone:
-            log.info("Forgot %d responses and conversations that nobody used", gone)
-        self.ledger.prune()
 
 
 def build_launcher(config: Config, demo_url: str) -> Launcher:

@@ -27,6 +27,7 @@ from claude_proxy.claude.wire.protocol import (
 )
 from claude_proxy.core.conversation import Message, Text, user
 from claude_proxy.core.errors import UpstreamError
+from claude_proxy.core.models import Catalogue
 from tests.cli_lines import RESULT, Json, read
 
 INIT: Json = {"type": "system", "subtype": "init", "session_id": "s1"}
@@ -60,7 +61,7 @@ class Pretender:
 
 def connection(*messages: Json, agent: bool = True) -> tuple[Connection, Pretender]:
     child = Pretender(*messages)
-    return Connection(cast(Child, child), "sonnet", lambda models: None, agent=agent), child
+    return Connection(cast(Child, child), "sonnet", Catalogue(), agent=agent), child
 
 
 def line(kind: str, uuid: str, parent: str | None = None, content: Any = ()) -> Json:
@@ -237,3 +238,28 @@ def test_a_request_that_the_cli_refuses_is_an_error() -> None:
     child.lines += connection({"type": "control_response", "response": refused})[1].lines
     with pytest.raises(UpstreamError, match="refused initialize: no"):
         talk.receive(lambda: None)
+
+
+def test_each_question_for_the_use_of_the_plan_has_its_own_answer() -> None:
+    """None where the CLI has none; a second question before the first answer takes nothing from the first."""
+    talk, child = connection()
+    taken: list[tuple[str, Any]] = []
+    talk.request_usage(lambda answer: taken.append(("first", answer)))
+    talk.request_usage(lambda answer: taken.append(("second", answer)))
+    first, second = [sent["request_id"] for sent in child.sent]
+    refused = {"subtype": "error", "request_id": second, "error": "no"}
+    answered = {"subtype": "success", "request_id": first, "response": {"used": 1}}
+    add_lines(child, *({"type": "control_response", "response": one} for one in (refused, answered, answered)))
+    assert talk.look() and taken == [("second", None), ("first", {"used": 1})]
+
+
+def test_the_models_that_a_child_names_go_into_the_catalogue() -> None:
+    """Each `initialize` answer has them."""
+    child = Pretender()
+    catalogue = Catalogue()
+    talk = Connection(cast(Child, child), "sonnet", catalogue)
+    talk.prepare(Profile("sonnet"))
+    rows = [{"value": "opus", "resolvedModel": "claude-opus-9"}, {"value": "odd"}, "odd"]
+    answer = {"subtype": "success", "request_id": child.sent[0]["request_id"], "response": {"models": rows}}
+    add_lines(child, {"type": "control_response", "response": answer})
+    assert talk.look() and [model.id for model in catalogue.models()] == ["claude-opus-9"]

@@ -6,10 +6,11 @@ from typing import cast
 import pytest
 
 from claude_proxy.claude.fleet.fleet import Fleet, Limits
-from claude_proxy.claude.fleet.keeper import GRACE, Keeper
+from claude_proxy.claude.fleet.keeper import GRACE, HOUSEKEEPING_INTERVAL, Keeper
 from claude_proxy.claude.fleet.launcher import Launcher
 from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.wire.profile import Profile
+from claude_proxy.core.models import Catalogue
 
 
 class Process:
@@ -73,9 +74,9 @@ class Bench:
         self.cleared: list[object] = []
         self.slept: list[float] = []
         self.fleet = Fleet(Limits(0, 2, 10, 900.0, 600.0), lambda: self.now, self)
-        self.keeper = Keeper(
-            self.fleet, self, cast(Launcher, self), Profile("sonnet"), lambda: self.now, lambda models: None
-        )
+        self.pruned: list[float] = []
+        launcher = cast(Launcher, self)
+        self.keeper = Keeper(self.fleet, self, launcher, Catalogue(), self, Profile("sonnet"), lambda: self.now)
 
     def wake(self) -> None:
         """It does not sleep."""
@@ -83,6 +84,9 @@ class Bench:
     def wait(self, descriptors: Sequence[int], timeout: float) -> None:
         self.slept.append(timeout)
         self.now += timeout
+
+    def prune(self) -> None:
+        self.pruned.append(self.now)
 
     def clear_after(self, connection: object) -> None:
         self.cleared.append(connection)
@@ -202,3 +206,9 @@ def test_what_is_left_when_the_stop_runs_out_of_time_is_killed(bench: Bench) -> 
     assert [step for _, step in child.done] == ["end_input", "kill"]
     bench.keeper.run()
     assert child.done[-1][1] == "reap"
+
+
+def test_the_house_is_kept_at_the_start_and_every_hour(bench: Bench) -> None:
+    """However often the keeper looks around."""
+    bench.sweep_for(2 * HOUSEKEEPING_INTERVAL + 1.0)
+    assert bench.pruned == [0.0, HOUSEKEEPING_INTERVAL, 2 * HOUSEKEEPING_INTERVAL]

@@ -7,11 +7,12 @@ until the last child is gone, and no error may end it.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from ...core.errors import ProxyError
-from ...core.models import CliModel
+from ...core.models import Catalogue
 from ..process import processes
 from ..process.child import Child
 from ..turn.connection import Connection
@@ -27,7 +28,7 @@ TICK = 0.5
 # A spare that boots beside a turn that has just begun would slow its first word.
 TOP_UP_DELAY = 0.3
 MEMORY_FLOOR = 1 << 30
-CHORE_INTERVAL = 3600.0
+HOUSEKEEPING_INTERVAL = 3600.0
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 
 
@@ -39,6 +40,13 @@ class Retirement:
     steps: list[tuple[float, Callable[[], None]]]
 
 
+class Housekeeping(Protocol):
+    """What the keeper's thread does besides, for it is there and mostly sleeps."""
+
+    def prune(self) -> None:
+        """Forget what is out of date."""
+
+
 class Keeper:
     """Starts, prepares, looks after and ends the children of a fleet."""
 
@@ -47,26 +55,28 @@ class Keeper:
         fleet: Fleet,
         poller: Poller,
         launcher: Launcher,
+        catalogue: Catalogue,
+        housekeeping: Housekeeping,
         default: Profile,
         clock: Callable[[], float],
-        on_models: Callable[[Sequence[CliModel]], None],
-        chore: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
+            fleet: whose children they are.
             poller: what the keeper sleeps with, and `fleet` wakes.
+            launcher: starts them, and clears up after them.
+            catalogue: learns the models of every child that has been initialised.
+            housekeeping: what else is to be done at the start and every hour.
             default: what the first spare is started for.
             clock: monotonic seconds.
-            on_models: is given the models of every child that has been initialised.
-            chore: what else is to be done now and then, such as pruning; called at the start and every hour.
         """
         self._fleet = fleet
         self._launcher = launcher
         self._default = default
         self._clock = clock
-        self._on_models = on_models
-        self._chore = chore
-        self._next_chore = float("-inf")
+        self._catalogue = catalogue
+        self._housekeeping = housekeeping
+        self._next_housekeeping = float("-inf")
         self._retiring: list[Retirement] = []
         self._stubborn: dict[Child, float] = {}
         self._stopping = threading.Event()
@@ -109,9 +119,9 @@ class Keeper:
         self._rehearse()
         self._expire()
         self._fill_gaps()
-        if self._clock() >= self._next_chore:
-            self._next_chore = self._clock() + CHORE_INTERVAL
-            self._chore()
+        if self._clock() >= self._next_housekeeping:
+            self._next_housekeeping = self._clock() + HOUSEKEEPING_INTERVAL
+            self._housekeeping.prune()
         self._take_retired()
         self._end_retired()
         self._end_stubborn()
@@ -209,7 +219,7 @@ class Keeper:
     def _start_child(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Connection:
         child = self._launcher.start(model, resume, agent=agent)
         self._fleet.tally.started += 1
-        return Connection(child, model, self._on_models, agent=agent)
+        return Connection(child, model, self._catalogue, agent=agent)
 
     def _put_off(self, reason: str) -> None:
         log.warning("No spare could be started (%s); next try in %g s", reason, self._backoff)

@@ -15,7 +15,7 @@ import msgspec
 
 from ...core.conversation import Message, ToolResult, plain_id
 from ...core.errors import ProxyError, UpstreamError
-from ...core.models import CliModel
+from ...core.models import Catalogue, CliModel
 from ...core.session_key import SessionKey
 from ..process.child import Child
 from ..wire import outbound, protocol
@@ -62,9 +62,7 @@ class Connection:
     to go on with it. cache_ttl: the CLI's own, once it is `ready`. last_used: on the fleet's clock.
     """
 
-    def __init__(
-        self, child: Child, model: str, on_models: Callable[[Sequence[CliModel]], None], *, agent: bool = False
-    ) -> None:
+    def __init__(self, child: Child, model: str, catalogue: Catalogue, *, agent: bool = False) -> None:
         self.child = child
         self.model = model
         self.agent = agent
@@ -77,8 +75,8 @@ class Connection:
         self.cache_ttl = "1h"
         self._message_uuid: str | None = None
         self.ready = False
-        self._on_models = on_models
-        self._take_usage: Callable[[dict[str, Any] | None], None] = lambda answer: None
+        self._catalogue = catalogue
+        self._usage_takers: dict[str, Callable[[dict[str, Any] | None], None]] = {}
         self._settings = NO_SETTINGS
         self._numbers = itertools.count(1)
         self._awaited: dict[str, str] = {}
@@ -188,8 +186,9 @@ class Connection:
         take: is given the answer, None where the CLI has none, by whoever reads the child next, with the fleet's lock
         held or not: it must not wait. Never called where the child ends before. Raises ChildDied.
         """
-        self._take_usage = take
-        self._send(outbound.build_get_usage(self._expect("get_usage")))
+        request_id = self._expect("get_usage")
+        self._usage_takers[request_id] = take
+        self._send(outbound.build_get_usage(request_id))
 
     def receive(self, alive: Callable[[], None]) -> Inbound:
         """The next message that is not about control; `alive` is called for every line.
@@ -286,8 +285,9 @@ class Connection:
 
     def _take_answer(self, answer: ControlAnswer) -> None:
         what = self._awaited.pop(answer.request_id, None)
-        if what == "get_usage":
-            return self._take_usage(answer.response if answer.subtype == "success" else None)
+        take = self._usage_takers.pop(answer.request_id, None)
+        if take is not None:
+            return take(answer.response if answer.subtype == "success" else None)
         if answer.subtype != "success":
             raise UpstreamError(
                 f"The Claude Code CLI refused {what or 'a request'}: {answer.error or 'no reason given'}"
@@ -296,7 +296,7 @@ class Connection:
             self.ready = True
             response = answer.response or {}
             self.cache_ttl = parse_cache_ttl(response.get("account"))
-            self._on_models(parse_models(response.get("models")))
+            self._catalogue.update(parse_models(response.get("models")))
 
 
 def parse_cache_ttl(account: Any) -> str:
