@@ -15,16 +15,16 @@ from . import notify
 from .claude.fleet import launcher
 from .claude.fleet.agent_flags import AGENT_VARIABLES, AgentOptions, build_options
 from .claude.fleet.fleet import Counts, Fleet, Limits
-from .claude.fleet.keeper import GRACE, Keeper
+from .claude.fleet.keeper import Keeper
 from .claude.fleet.launcher import Launcher, build_environment
 from .claude.fleet.waker import PipePoller
-from .claude.process import locate
 from .claude.process.processes import ProcessNames
 from .claude.wire.profile import Profile
 from .config import Config, ConfigError, expand, read_mcp_servers
 from .core.errors import Interrupted, ShuttingDown
 from .core.models import Catalogue, resolve
 from .core.session_key import SessionKey
+from .core.timing import Timing
 from .demo import DemoApi
 from .monitoring.activity import Activity
 from .monitoring.metrics import Metrics
@@ -50,7 +50,6 @@ from .turns.watchdog import Watchdog
 from .turns.workers import WorkerPool
 
 SWEEP_INTERVAL = 0.5
-POOL_STOP_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +70,18 @@ class Status:
 class Service:
     """Everything that lives as long as the proxy."""
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic, timing: Timing = Timing()) -> None:
         """Raises ConfigError for what only the catalogue of models can tell. `stop` must follow, started or not."""
         fallback_model = fallback_model_of(config)
         self.config = config
+        self._timing = timing
         self._lock = threading.Lock()  # guards: _turns, _draining
         self._turns: set[Turn] = set()
         self._draining = False
         self._demo = DemoApi() if config.demo else None
         if self._demo is not None:
             self._demo.start()  # its port goes into the children's environment
-        self._launcher = build_launcher(config, self._demo.base_url if self._demo is not None else "")
+        self._launcher = build_launcher(config, self._demo.base_url if self._demo is not None else "", timing)
         self.login = LoginState(self._launcher)
         self._login_thread = threading.Thread(target=self.login.check, name="login", daemon=True)
         self.catalogue = Catalogue()
@@ -103,7 +103,7 @@ class Service:
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)
         self.session_queue = SessionQueue(config.max_queue)
         self._poller = PipePoller()
-        self.fleet = Fleet(limits_of(config), clock, self._poller)
+        self.fleet = Fleet(limits_of(config), clock, self._poller, timing)
 
         self.activity = Activity(time.time)
         self.permissions = Permissions(config.permission_timeout, clock, time.time)
@@ -126,7 +126,7 @@ class Service:
         self.engine = Engine(self.runner, books, self.watchdog, self.workers, config.inactivity_timeout, clock)
         default = Profile(resolve(config.model, config.model).cli_model, agent=config.mode == "agent")
         pruner = Pruner(self.sessions, self.responses, self.ledger, config.session_ttl)
-        self._keeper = Keeper(self.fleet, self._poller, self._launcher, self.catalogue, pruner, default, clock)
+        self._keeper = Keeper(self.fleet, self._poller, self._launcher, self.catalogue, pruner, default, clock, timing)
 
     def start(self) -> None:
         """Start every thread, and the first spare. A missing CLI is not an error here: requests are told."""
@@ -207,19 +207,19 @@ class Service:
                 left = list(self._turns)
             for turn in left:
                 turn.abort(ShuttingDown("The proxy is shutting down"))
-            self.workers.drain(GRACE)
+            self.workers.drain(self._timing.abort_timeout)
         self.permissions.close()
         return clean
 
     def stop(self) -> None:
         """End every thread and every child; what will not end is killed."""
-        self.workers.stop(POOL_STOP_TIMEOUT)
+        self.workers.stop(self._timing.pool_stop_timeout)
         self.watchdog.stop()
         self.sinks.stop()
-        self._keeper.stop(3 * GRACE)
+        self._keeper.stop(self._timing.keeper_stop_timeout)
         self._poller.close()
         if self._login_thread.ident is not None:
-            self._login_thread.join(locate.ASK_TIMEOUT)
+            self._login_thread.join(self._timing.ask_timeout)
         if self._demo is not None:
             self._demo.stop()
         self.store.close()
@@ -242,13 +242,14 @@ class Service:
             self.activity.note(pending.request_id, "permission_decided", permission_id=name, decision=kind)
 
 
-def build_launcher(config: Config, demo_url: str) -> Launcher:
+def build_launcher(config: Config, demo_url: str, timing: Timing) -> Launcher:
     """How children are started. demo_url: the Messages API of `--demo`; empty without it."""
     keeps = not demo_url or bool(config.state_dir)
     return Launcher(
         config.claude,
         build_environment(config.environ, use_api_key=config.use_api_key),
         config.state_folder if keeps else None,
+        timing,
         demo_url=demo_url,
         persist=config.persist,
         agent=_agent_options_of(config),

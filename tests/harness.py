@@ -22,6 +22,7 @@ import psutil
 
 from claude_proxy.claude.fleet.fleet import Counts
 from claude_proxy.config import Config
+from claude_proxy.core.timing import Timing
 from claude_proxy.service import Service
 from claude_proxy.web.app import create_app
 from claude_proxy.web.server import Server
@@ -43,6 +44,9 @@ SETTINGS: Json = {
     "client_timeout": 10.0,
     "shutdown_timeout": 5.0,
 }
+
+# The fake needs no more, and a TERM-proof child should not take seconds.
+TIMING = Timing(grace_interval=0.5, abort_timeout=2.0, keeper_stop_timeout=6.0)
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = DEADLINE, *, interval: float = 0.005) -> None:
@@ -210,14 +214,14 @@ class Stream:
 class Proxy:
     """A running proxy and its fake CLI, in one folder."""
 
-    def __init__(self, folder: Path, script: Script, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, script: Script, settings: Mapping[str, Any], timing: Timing = TIMING) -> None:
         """Start it; `settings` are fields of `Config`."""
         self.claude = install(folder / "cli", script)
         (folder / "home").mkdir(exist_ok=True)
         environ = {"HOME": str(folder / "home"), "PATH": os.environ["PATH"], **settings.get("environ", {})}
         fixed = {"claude": str(self.claude), "state_dir": str(folder / "state")}
         self.config = Config(**{**SETTINGS, **fixed, **settings, "environ": environ})
-        self.service = Service(self.config)
+        self.service = Service(self.config, timing=timing)
         self.server = Server(create_app(self.service), self.config)
         self.port = self.server.port
         self.url = f"http://127.0.0.1:{self.port}"

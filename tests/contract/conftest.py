@@ -9,32 +9,21 @@ from typing import Any
 import openai
 import pytest
 
-from claude_proxy import service
-from claude_proxy.claude.fleet import keeper
 from claude_proxy.claude.wire.protocol import RateLimitInfo
+from claude_proxy.core.timing import Timing
 from tests.fake_cli import Script, kill_everything
-from tests.harness import Proxy
+from tests.harness import TIMING, Proxy
 from tests.leaks import temporary_folder
 
 __all__ = ["temporary_folder"]
 
 Start = Callable[..., Proxy]
 
-# Between EOF, SIGTERM and SIGKILL: the fake needs no more, and a TERM-proof child should not take seconds.
-GRACE = 0.5
-
-
-def shorten_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less patience with children that must go."""
-    monkeypatch.setattr(keeper, "GRACE", GRACE)
-    monkeypatch.setattr(service, "GRACE", 4 * GRACE)
-
 
 @pytest.fixture(scope="module")
 def shared_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """One proxy for the tables of a module: it keeps no child from one test to the next."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        shorten_grace(monkeypatch)
         folder = tmp_path_factory.mktemp("shared")
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         proxy = Proxy(folder, Script(), {"live": 0, "inactivity_timeout": 1.0})
@@ -55,17 +44,16 @@ def no_plan_limit_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def start(temporary_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+def start(temporary_folder: Path, tmp_path: Path) -> Iterator[Start]:
     """Start a proxy with a fake CLI: `start("crash@boot", max_queue=0)`, or `start(Script(…), …)`."""
-    shorten_grace(monkeypatch)
     with ExitStack() as stack:
         count = 0
 
-        def make(*directives: Any, **settings: Any) -> Proxy:
+        def make(*directives: Any, timing: Timing = TIMING, **settings: Any) -> Proxy:
             nonlocal count
             count += 1
             given = directives[0] if directives and isinstance(directives[0], Script) else Script(directives)
-            proxy = Proxy(tmp_path / f"proxy{count}", given, settings)
+            proxy = Proxy(tmp_path / f"proxy{count}", given, settings, timing)
             stack.callback(kill_everything, proxy.claude)
             stack.enter_context(closing(proxy))
             return proxy

@@ -6,17 +6,18 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from claude_proxy.claude.fleet import keeper
 from tests import schema
 from tests.fake_cli import Script
 from tests.harness import (
     JSON_TYPE,
+    TIMING,
     Proxy,
     Stream,
     assistant,
@@ -535,10 +536,9 @@ def test_a_client_whose_last_message_moves_is_prepared_for(proxy: Proxy) -> None
     assert [process for process in proxy.log() if conversation_of(process) == asked]
 
 
-def test_a_short_memory_keeps_no_child_waiting(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_memory_keeps_no_child_waiting(start: Start) -> None:
     """Neither spares nor conversations; requests are served all the same."""
-    monkeypatch.setattr(keeper, "_memory_is_short", lambda: True)
-    proxy = start(warm=1)
+    proxy = start(timing=replace(TIMING, memory_floor_bytes=1 << 62), warm=1)
     assert proxy.ask("one").text == "Hello from upstream: one"
     proxy.wait_until_empty()
     assert len(proxy.log()) == 1
@@ -554,11 +554,11 @@ def test_a_spare_that_dies_is_replaced_later(start: Start, caplog: pytest.LogCap
 
 
 def test_without_a_cli_spares_are_tried_less_and_less_often(
-    start: Start, caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """And one is there soon after the CLI is."""
-    monkeypatch.setattr(keeper, "FIRST_BACKOFF", 0.1)
-    proxy = start(warm=1, claude=str(tmp_path / "later" / "claude"))
+    soon = replace(TIMING, first_backoff_interval=0.1)
+    proxy = start(timing=soon, warm=1, claude=str(tmp_path / "later" / "claude"))
     wait_until(lambda: caplog.text.count("No spare could be started") > 1, "two tries")
     assert "next try in 0.2 s" in caplog.text or "next try in 2 s" in caplog.text
     assert proxy.ask("hello").status == 503

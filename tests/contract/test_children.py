@@ -20,6 +20,7 @@ from claude_proxy.claude.process import child as child_module
 from claude_proxy.claude.process import locate, processes
 from claude_proxy.claude.process.child import Child
 from claude_proxy.core.errors import ChildDied, CliUnavailable
+from claude_proxy.core.timing import Timing
 from tests.fake_cli import Script, install
 from tests.harness import is_alive, wait_until
 
@@ -68,7 +69,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
         def start(program: str, *, has_commands: bool = False) -> Child:
             argv = [sys.executable, "-I", "-S", "-c", program]
             folder = tmp_path / "child"
-            child = Child(argv, {**os.environ, "TMPDIR": str(folder)}, tmp_path, folder, has_commands=has_commands)
+            child = Child(
+                argv, {**os.environ, "TMPDIR": str(folder)}, tmp_path, folder, Timing(), has_commands=has_commands
+            )
             stack.callback(end, child)
             return child
 
@@ -200,7 +203,7 @@ def test_a_program_that_cannot_be_started_is_an_error(tmp_path: Path, monkeypatc
     """Of the system's kind."""
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(OSError):
-        Child(["/nowhere/claude"], {}, tmp_path, tmp_path / "child")
+        Child(["/nowhere/claude"], {}, tmp_path, tmp_path / "child", Timing())
 
 
 # What a killed proxy left behind.
@@ -422,28 +425,28 @@ def test_a_login_is_what_the_cli_says(tmp_path: Path, script: str, logged_in: bo
     assert locate.read_login(path, {"PATH": "/bin:/usr/bin"}).logged_in is logged_in
 
 
-def test_a_cli_that_hangs_is_no_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cli_that_hangs_is_no_cli(tmp_path: Path) -> None:
     """Its version is waited for only so long; its login is then unknown."""
-    monkeypatch.setattr(locate, "ASK_TIMEOUT", 0.05)
+    timing = Timing(ask_timeout=0.05)
     path = tmp_path / "claude"
     path.write_text("#!/bin/sh\nexec sleep 60\n")
     path.chmod(0o755)
     environ = {"PATH": "/bin:/usr/bin"}
     with pytest.raises(CliUnavailable, match="TimeoutExpired"):
-        locate.find(str(path), environ)
-    assert locate.read_login(path, environ).logged_in is None
+        locate.find(str(path), environ, timing)
+    assert locate.read_login(path, environ, timing).logged_in is None
 
 
 def test_a_launcher_that_never_started_anything_has_nothing_to_clear(tmp_path: Path) -> None:
     """And knows no CLI."""
-    idle: Any = launcher.Launcher("", {}, tmp_path)
+    idle: Any = launcher.Launcher("", {}, tmp_path, Timing())
     idle.close()
     assert idle.known() is None and idle.login_advice().startswith("claude auth login")
 
 
 def test_without_agent_mode_no_agent_child_is_started(tmp_path: Path) -> None:
     """Whoever asks, and nothing is left of the attempt."""
-    chats = launcher.Launcher("", {}, tmp_path)
+    chats = launcher.Launcher("", {}, tmp_path, Timing())
     with pytest.raises(CliUnavailable, match="Agent mode is off"):
         chats.start("sonnet", agent=True)
     chats.close()
@@ -452,7 +455,7 @@ def test_without_agent_mode_no_agent_child_is_started(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_an_error_of_the_start(tmp_path: Path) -> None:
     """The tools of an agent would work somewhere else."""
     options = build_options({}, workdir=tmp_path / "gone")
-    agents = launcher.Launcher(str(install(tmp_path / "cli")), {}, tmp_path, agent=options)
+    agents = launcher.Launcher(str(install(tmp_path / "cli")), {}, tmp_path, Timing(), agent=options)
     with pytest.raises(CliUnavailable, match="No such file or directory"):
         agents.start("sonnet", agent=True)
     agents.close()
@@ -465,7 +468,7 @@ def test_what_the_cli_keeps_of_a_session_is_removed(tmp_path: Path) -> None:
     for name in (kept, gone, "settings"):
         (project / name / "tool-results").mkdir(parents=True)
         (project / f"{name}.jsonl").touch()
-    forgetful = launcher.Launcher("", {"HOME": str(tmp_path)}, tmp_path)
+    forgetful = launcher.Launcher("", {"HOME": str(tmp_path)}, tmp_path, Timing())
     assert forgetful.forget_sessions([gone, "settings", "*", "2" * 36]) == 1
     assert sorted(os.listdir(project)) == sorted([kept, f"{kept}.jsonl", "settings", "settings.jsonl"])
     forgetful.close()

@@ -9,17 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from claude_proxy.claude.fleet import keeper
 from tests.fake_cli import Script, install, kill_everything, read_log, wait_for_log
 from tests.harness import (
     DEADLINE,
+    TIMING,
     Exchange,
     Proxy,
     assistant,
@@ -360,10 +360,10 @@ def test_a_request_has_a_limit_of_its_own(start: Start, point: str, stream: bool
     proxy.wait_until_empty()
 
 
-def test_the_limit_of_a_request_counts_the_queue(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_a_request_counts_the_queue(start: Start) -> None:
     """It runs out although no worker has taken the request."""
-    monkeypatch.setattr(keeper, "GRACE", 2.0)
-    proxy = start("ignore_term@boot", "stall", max_concurrent=1, request_timeout=0.6)
+    slow = replace(TIMING, grace_interval=2.0)
+    proxy = start("ignore_term@boot", "stall", timing=slow, max_concurrent=1, request_timeout=0.6)
     running = proxy.send(chat("running"))
     proxy.wait_for_log(bool)
     queued = proxy.send(chat("queued"))

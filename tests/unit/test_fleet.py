@@ -12,6 +12,7 @@ from claude_proxy.claude.wire.profile import Profile
 from claude_proxy.core.conversation import Message, ToolResult, user
 from claude_proxy.core.errors import ChildDied, CliUnavailable, ShuttingDown
 from claude_proxy.core.session_key import SessionKey
+from claude_proxy.core.timing import Timing
 
 KEY = SessionKey("", "s")
 PROFILE = Profile("sonnet")
@@ -57,7 +58,7 @@ class Bench:
         self.now = 0.0
         self.wakes = 0
         self.has_keeper = True
-        self.fleet = Fleet(Limits(1, live, maximum, 900.0, 600.0), lambda: self.now, self)
+        self.fleet = Fleet(Limits(1, live, maximum, 900.0, 600.0), lambda: self.now, self, Timing(start_timeout=0.0))
         self.serve: Callable[[Order], None] = lambda order: None
 
     def wake(self) -> None:
@@ -159,11 +160,11 @@ def test_a_child_that_cannot_be_started_is_an_error(bench: Bench) -> None:
         bench.fleet.lease(PROFILE)
     bench.serve = orders.append
     with pytest.raises(CliUnavailable, match="did not start within"):
-        bench.fleet.lease(PROFILE, timeout=0.0)
+        bench.fleet.lease(PROFILE)
     assert orders[-1].abandoned
     bench.has_keeper = False
     with pytest.raises(CliUnavailable):
-        bench.fleet.lease(PROFILE, timeout=0.0)
+        bench.fleet.lease(PROFILE)
     assert not bench.fleet.orders
 
 

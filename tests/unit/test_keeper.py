@@ -6,11 +6,16 @@ from typing import cast
 import pytest
 
 from claude_proxy.claude.fleet.fleet import Fleet, Limits
-from claude_proxy.claude.fleet.keeper import GRACE, HOUSEKEEPING_INTERVAL, Keeper
+from claude_proxy.claude.fleet.keeper import Keeper
 from claude_proxy.claude.fleet.launcher import Launcher
 from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.wire.profile import Profile
 from claude_proxy.core.models import Catalogue
+from claude_proxy.core.timing import Timing
+
+TIMING = Timing()
+GRACE = TIMING.grace_interval
+HOUR = TIMING.housekeeping_interval
 
 
 class Process:
@@ -73,10 +78,10 @@ class Bench:
         self.now = 0.0
         self.cleared: list[object] = []
         self.slept: list[float] = []
-        self.fleet = Fleet(Limits(0, 2, 10, 900.0, 600.0), lambda: self.now, self)
+        self.fleet = Fleet(Limits(0, 2, 10, 900.0, 600.0), lambda: self.now, self, TIMING)
         self.pruned: list[float] = []
         launcher = cast(Launcher, self)
-        self.keeper = Keeper(self.fleet, self, launcher, Catalogue(), self, Profile("sonnet"), lambda: self.now)
+        self.keeper = Keeper(self.fleet, self, launcher, Catalogue(), self, Profile("sonnet"), lambda: self.now, TIMING)
 
     def wake(self) -> None:
         """It does not sleep."""
@@ -210,5 +215,5 @@ def test_what_is_left_when_the_stop_runs_out_of_time_is_killed(bench: Bench) -> 
 
 def test_the_house_is_kept_at_the_start_and_every_hour(bench: Bench) -> None:
     """However often the keeper looks around."""
-    bench.sweep_for(2 * HOUSEKEEPING_INTERVAL + 1.0)
-    assert bench.pruned == [0.0, HOUSEKEEPING_INTERVAL, 2 * HOUSEKEEPING_INTERVAL]
+    bench.sweep_for(2 * HOUR + 1.0)
+    assert bench.pruned == [0.0, HOUR, 2 * HOUR]

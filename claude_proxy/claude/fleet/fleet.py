@@ -17,13 +17,13 @@ from ...core.conversation import Message
 from ...core.errors import CliUnavailable, ProxyError, ShuttingDown
 from ...core.models import is_alias
 from ...core.session_key import SessionKey
+from ...core.timing import Timing
 from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
 from .waker import Waker
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = 30.0
 MOST_REHEARSALS = 4
 
 
@@ -104,9 +104,10 @@ class Members:
 class Fleet:
     """Leases and returns. The keeper is woken without the lock held."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], waker: Waker) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float], waker: Waker, timing: Timing) -> None:
         self.limits = limits
         self._waker = waker
+        self._timing = timing
         self._clock = clock
         self.changed = threading.Condition()  # guards: members, orders, rehearsals, last_profile, last_lease, closing
         self.members = Members()
@@ -117,9 +118,7 @@ class Fleet:
         self.last_lease = float("-inf")
         self.closing = False
 
-    def lease(
-        self, profile: Profile, resume: Point | None = None, *, newborn: bool = False, timeout: float = START_TIMEOUT
-    ) -> Connection:
+    def lease(self, profile: Profile, resume: Point | None = None, *, newborn: bool = False) -> Connection:
         """A child that holds no conversation and fits `profile`: prepared, blank, or new.
 
         resume: a new one that has loaded this session of the CLI's; it dies at once when the CLI does not know it.
@@ -137,7 +136,7 @@ class Fleet:
             else:
                 self.members.leased.append(child)
         self._waker.wake()
-        return child or self._await(order, timeout)
+        return child or self._await(order)
 
     def lease_holding(self, chain: Sequence[bytes], messages: Sequence[Message]) -> tuple[Connection, int] | None:
         """The child that holds most of a conversation, and how many of its messages; None when there is none.
@@ -285,7 +284,8 @@ class Fleet:
             self._retire(child, urgent=True)
         return None
 
-    def _await(self, order: Order, timeout: float) -> Connection:
+    def _await(self, order: Order) -> Connection:
+        timeout = self._timing.start_timeout
         with self.changed:
             self.changed.wait_for(lambda: order.child or order.error, timeout)
             if order.child is not None:

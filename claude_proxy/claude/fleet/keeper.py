@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ...core.errors import ProxyError
 from ...core.models import Catalogue
+from ...core.timing import Timing
 from ..process import processes
 from ..process.child import Child
 from ..turn.connection import Connection
@@ -22,14 +23,6 @@ from .launcher import Launcher
 from .waker import Poller
 
 log = logging.getLogger(__name__)
-
-GRACE = 3.5
-TICK = 0.5
-# A spare that boots beside a turn that has just begun would slow its first word.
-TOP_UP_DELAY = 0.3
-MEMORY_FLOOR = 1 << 30
-HOUSEKEEPING_INTERVAL = 3600.0
-FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 
 
 @dataclass(slots=True)
@@ -59,6 +52,7 @@ class Keeper:
         housekeeping: Housekeeping,
         default: Profile,
         clock: Callable[[], float],
+        timing: Timing,
     ) -> None:
         """
         Args:
@@ -69,11 +63,13 @@ class Keeper:
             housekeeping: what else is to be done at the start and every hour.
             default: what the first spare is started for.
             clock: monotonic seconds.
+            timing: how long a child may take to end, and how often the keeper looks around.
         """
         self._fleet = fleet
         self._launcher = launcher
         self._default = default
         self._clock = clock
+        self._timing = timing
         self._catalogue = catalogue
         self._housekeeping = housekeeping
         self._next_housekeeping = float("-inf")
@@ -81,7 +77,7 @@ class Keeper:
         self._stubborn: dict[Child, float] = {}
         self._stopping = threading.Event()
         self._start_after = float("-inf")
-        self._backoff = FIRST_BACKOFF
+        self._backoff = timing.first_backoff_interval
         self._poller = poller
         self._thread = threading.Thread(target=self.run, name="keeper", daemon=True)
 
@@ -98,7 +94,7 @@ class Keeper:
         for retirement in list(self._retiring):
             retirement.connection.child.kill()
         if self._thread.ident is not None:
-            self._thread.join(GRACE)
+            self._thread.join(self._timing.grace_interval)
 
     def run(self) -> None:
         """The thread's loop; returns once `stop` has been called and every child is gone."""
@@ -111,7 +107,7 @@ class Keeper:
                 self._look_after_idle()
             except Exception:  # this thread must outlive its children: the kernel ends them when it ends
                 log.exception("The keeper failed; it goes on")
-                self._stopping.wait(TICK)
+                self._stopping.wait(self._timing.tick_interval)
 
     def sweep(self) -> None:
         """Everything that is due now; starts of children take their time, nothing else is waited for."""
@@ -120,7 +116,7 @@ class Keeper:
         self._expire()
         self._fill_gaps()
         if self._clock() >= self._next_housekeeping:
-            self._next_housekeeping = self._clock() + HOUSEKEEPING_INTERVAL
+            self._next_housekeeping = self._clock() + self._timing.housekeeping_interval
             self._housekeeping.prune()
         self._take_retired()
         self._end_retired()
@@ -157,7 +153,7 @@ class Keeper:
         """Start one child for a history that is expected; its answers are looked after like those of any idle one."""
         fleet = self._fleet
         with fleet.changed:
-            if not fleet.rehearsals or _memory_is_short():
+            if not fleet.rehearsals or self._memory_is_short():
                 return
             rehearsal = fleet.rehearsals.popleft()
             fleet.make_room()
@@ -199,7 +195,7 @@ class Keeper:
         fleet = self._fleet
         with fleet.changed:
             warm = fleet.limits.warm
-            if warm == 0 or fleet.closing or self._clock() < fleet.last_lease + TOP_UP_DELAY:
+            if warm == 0 or fleet.closing or self._clock() < fleet.last_lease + self._timing.top_up_interval:
                 return None, False
             if fleet.members.count() >= fleet.limits.maximum:
                 return None, False
@@ -210,7 +206,7 @@ class Keeper:
             for child in stale:
                 fleet.members.spares.remove(child)
                 fleet.members.retired.append((child, False))
-        if _memory_is_short():
+        if self._memory_is_short():
             return None, False
         if blank < warm:
             return None, True
@@ -224,12 +220,12 @@ class Keeper:
     def _put_off(self, reason: str) -> None:
         log.warning("No spare could be started (%s); next try in %g s", reason, self._backoff)
         self._start_after = self._clock() + self._backoff
-        self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+        self._backoff = min(self._backoff * 2, self._timing.longest_backoff_interval)
 
     def _expire(self) -> None:
         """Children that nobody came back to, and, when memory is short, the least recently used live one."""
         fleet, now = self._fleet, self._clock()
-        short = bool(fleet.members.live) and _memory_is_short()
+        short = bool(fleet.members.live) and self._memory_is_short()
         with fleet.changed:
             members = fleet.members
             for group, ttl in ((members.live, fleet.limits.idle_ttl), (members.parked, fleet.limits.park_ttl)):
@@ -252,19 +248,19 @@ class Keeper:
                     else:
                         log.warning("Child %d ended or spoke unasked while idle", child.child.pid)
             if any(child.ready for child in fleet.members.spares):
-                self._backoff = FIRST_BACKOFF
+                self._backoff = self._timing.first_backoff_interval
 
     def _take_retired(self) -> None:
         with self._fleet.changed:
             fresh, self._fleet.members.retired = self._fleet.members.retired, []
-        now = self._clock()
+        now, grace = self._clock(), self._timing.grace_interval
         for connection, urgent in fresh:
             child = connection.child
             if not urgent:
                 child.end_input()
             steps: list[tuple[float, Callable[[], None]]] = [
-                (now if urgent else now + GRACE, child.terminate),
-                (now + GRACE * (1 if urgent else 2), child.kill),
+                (now if urgent else now + grace, child.terminate),
+                (now + grace * (1 if urgent else 2), child.kill),
             ]
             self._retiring.append(Retirement(connection, steps))
 
@@ -289,7 +285,7 @@ class Keeper:
         now = self._clock()
         self._stubborn = {child: self._stubborn.get(child, now) for child in told}
         for child, since in self._stubborn.items():
-            if now >= since + GRACE:
+            if now >= since + self._timing.grace_interval:
                 child.kill()
 
     def _all_gone(self) -> bool:
@@ -304,9 +300,11 @@ class Keeper:
 
     def _pause(self) -> float:
         """Seconds until something must be done without being asked."""
-        if self._retiring:
-            return 0.05
-        return TICK
+        return self._timing.retiring_interval if self._retiring else self._timing.tick_interval
+
+    def _memory_is_short(self) -> bool:
+        available = processes.available_memory()
+        return available is not None and available < self._timing.memory_floor_bytes
 
 
 def how_ended(returncode: int | None) -> str:
@@ -315,8 +313,3 @@ def how_ended(returncode: int | None) -> str:
 
 
 _ENDS: dict[int | None, str] = {0: "closed", -15: "terminated", 143: "terminated", -9: "killed"}
-
-
-def _memory_is_short() -> bool:
-    available = processes.available_memory()
-    return available is not None and available < MEMORY_FLOOR

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ...core.errors import BadRequest, CliUnavailable
+from ...core.timing import Timing
 from ..process import locate, processes
 from ..process.child import Child
 from ..process.locate import Installation, Login
@@ -90,6 +91,7 @@ class Launcher:
         claude: str,
         environ: Mapping[str, str],
         state_folder: Path | None,
+        timing: Timing,
         *,
         demo_url: str = "",
         persist: bool = False,
@@ -103,6 +105,7 @@ class Launcher:
         started; None where there are none.
         """
         self._claude = claude
+        self._timing = timing
         self._environ = dict(environ)
         self._state_folder = state_folder
         self._demo_url = demo_url
@@ -119,7 +122,7 @@ class Launcher:
             known = self._installation
         if known is not None and known.path.exists():
             return known
-        found = locate.find(self._claude, self._environ)
+        found = locate.find(self._claude, self._environ, self._timing)
         with self._lock:
             self._installation = found
         return found
@@ -137,7 +140,7 @@ class Launcher:
 
     def login(self) -> Login:
         """Whether the CLI is logged in; takes about half a second. Raises CliUnavailable."""
-        return locate.read_login(self.installation().path, {**self._environ, **self._demo_variables()})
+        return locate.read_login(self.installation().path, {**self._environ, **self._demo_variables()}, self._timing)
 
     def is_logged_in(self) -> bool | None:
         """As `login`, in one word; None where the CLI does not say. Raises CliUnavailable."""
@@ -153,7 +156,7 @@ class Launcher:
         try:
             argv, environ, cwd = self._describe(model, resume, agent)
             own = {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder), **self._demo_variables()}
-            child = Child(argv, {**environ, **own}, cwd, folder, has_commands=agent)
+            child = Child(argv, {**environ, **own}, cwd, folder, self._timing, has_commands=agent)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             what = f"{error.strerror} ({error.filename})" if error.filename else error.strerror

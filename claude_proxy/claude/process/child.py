@@ -21,13 +21,13 @@ from pathlib import Path
 import psutil
 
 from ...core.errors import ChildDied
+from ...core.timing import Timing
 from ..wire.protocol import LineBuffer
 from . import processes
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 16
-EXIT_CHECK_INTERVAL = 0.25
 STDERR_TAIL_BYTES = 2000
 
 # Linux: ask the kernel for SIGTERM when the thread that forked us ends, make sure that it has not ended already, then
@@ -44,11 +44,29 @@ class Child:
     """A running CLI and its pipes. `folder` is its own, and its TMPDIR; it is removed once the child is reaped."""
 
     def __init__(
-        self, argv: Sequence[str], environ: Mapping[str, str], cwd: Path, folder: Path, *, has_commands: bool = False
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        cwd: Path,
+        folder: Path,
+        timing: Timing,
+        *,
+        has_commands: bool = False,
     ) -> None:
-        """Start it. has_commands: it runs commands of its own, which must end with a turn that is
-        ended. Raises OSError when that fails. Must be called by a thread that lives as long as the child.
+        """Start it. Must be called by a thread that lives as long as the child.
+
+        Args:
+            argv: the CLI and its flags.
+            environ: all of its environment.
+            cwd: where it works.
+            folder: its own, made here.
+            timing: how often it is looked at where its end cannot be waited for.
+            has_commands: it runs commands of its own, which must end with a turn that is ended.
+
+        Raises:
+            OSError: it cannot be started.
         """
+        self._timing = timing
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(folder / "stderr", "wb") as stderr:
@@ -68,7 +86,7 @@ class Child:
         self.pid = self._process.pid
         self._buffer = LineBuffer()
         self._lines: deque[bytes] = deque()
-        self._waiter = _Waiter(self._stdout.fileno(), self.pid, self.has_exited)
+        self._waiter = _Waiter(self._stdout.fileno(), self.pid, self.has_exited, timing.exit_check_interval)
         self._has_commands = has_commands
         self._sending = threading.Lock()  # guards: stdin, for whole lines
         self._ending = threading.Lock()  # guards: _noted, and that no signal is sent after the pid was given back
@@ -179,7 +197,7 @@ class Child:
 
     def _died(self) -> ChildDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXIT_CHECK_INTERVAL)
+            self._process.wait(self._timing.exit_check_interval)
         code = self._process.poll()
         how = "stopped answering" if code is None else f"ended with signal {-code}" if code < 0 else f"ended ({code})"
         return ChildDied(f"The Claude Code CLI {how} in the middle of its work", returncode=code)
@@ -188,8 +206,9 @@ class Child:
 class _Waiter:
     """Waits until stdout has something, or the process has ended, whichever comes first."""
 
-    def __init__(self, stdout: int, pid: int, has_exited: Callable[[], bool]) -> None:
+    def __init__(self, stdout: int, pid: int, has_exited: Callable[[], bool], check_interval: float) -> None:
         self._has_exited = has_exited
+        self._check_interval = check_interval
         self._pidfd = -1
         self._poll: select.poll | None = None
         if not hasattr(select, "poll"):  # pragma: no cover - Windows: reads block, the watchdog's kill ends them
@@ -214,7 +233,7 @@ class _Waiter:
         """Without pidfd (macOS): look at the process now and then, for the grandchild that holds stdout open."""
         left = timeout
         while True:
-            piece = EXIT_CHECK_INTERVAL if left is None else min(left, EXIT_CHECK_INTERVAL)
+            piece = self._check_interval if left is None else min(left, self._check_interval)
             if poll.poll(piece * 1000) or self._has_exited():
                 return True
             if left is not None:

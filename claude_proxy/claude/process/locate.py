@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 
 from ...core.errors import CliUnavailable
+from ...core.timing import Timing
 
 # The oldest release that was seen to take everything that is sent to it (client_composed, shouldQuery, manifests).
 MINIMUM = (2, 1, 329)
 INSTALL = "curl -fsSL https://claude.ai/install.sh | bash   (or: pip install 'claude_proxy[cli]')"
-ASK_TIMEOUT = 20.0
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
@@ -43,10 +43,10 @@ class Login(msgspec.Struct, frozen=True):
     api_key_source: str | None = msgspec.field(name="apiKeySource", default=None)
 
 
-def find(given: str, environ: Mapping[str, str]) -> Installation:
+def find(given: str, environ: Mapping[str, str], timing: Timing = Timing()) -> Installation:
     """The CLI to use. Raises CliUnavailable when there is none, or when it is too old."""
     path = _first_executable(given, environ)
-    version = read_version(path, environ)
+    version = read_version(path, environ, timing)
     if version < MINIMUM:
         wanted = ".".join(map(str, MINIMUM))
         found = ".".join(map(str, version))
@@ -56,19 +56,19 @@ def find(given: str, environ: Mapping[str, str]) -> Installation:
     return Installation(path, ".".join(map(str, version)))
 
 
-def read_version(path: Path, environ: Mapping[str, str]) -> tuple[int, ...]:
+def read_version(path: Path, environ: Mapping[str, str], timing: Timing = Timing()) -> tuple[int, ...]:
     """The three numbers that `claude --version` prints. Raises CliUnavailable."""
-    answer = _ask(path, ["--version"], environ)
+    answer = _ask(path, ["--version"], environ, timing.ask_timeout)
     match = _VERSION.search(answer)
     if match is None:
         raise CliUnavailable(f"{path} does not answer --version like the Claude Code CLI. Run: {INSTALL}")
     return tuple(int(number) for number in match.groups())
 
 
-def read_login(path: Path, environ: Mapping[str, str]) -> Login:
+def read_login(path: Path, environ: Mapping[str, str], timing: Timing = Timing()) -> Login:
     """Whether the CLI is logged in, by its own account; unknown when it does not say so in time."""
     try:
-        return msgspec.json.decode(_ask(path, ["auth", "status", "--json"], environ), type=Login)
+        return msgspec.json.decode(_ask(path, ["auth", "status", "--json"], environ, timing.ask_timeout), type=Login)
     except (msgspec.MsgspecError, CliUnavailable):
         return Login()
 
@@ -129,14 +129,14 @@ def _update(path: Path) -> str:
     return f"{path} update"
 
 
-def _ask(path: Path, arguments: list[str], environ: Mapping[str, str]) -> str:
+def _ask(path: Path, arguments: list[str], environ: Mapping[str, str], timeout: float) -> str:
     try:
         done = subprocess.run(
             [str(path), *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=dict(environ),
-            timeout=ASK_TIMEOUT,
+            timeout=timeout,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
