@@ -73,6 +73,6 @@ class ModelQuirks:
             found += [replace(one, schema=True) for one in (known, *found)]
         with self._lock:
             is_accepted = turn.profile.model in self._accepting
-        if len(turn.conversation.messages) > 1 and not known.mark and not is_accepted:
-            found += [replace(one, mark=True) for one in (known, *found)]
+        if len(turn.conversation.messages) > 1 and not known.cache_breakpoint and not is_accepted:
+            found += [replace(one, cache_breakpoint=True) for one in (known, *found)]
         return found

@@ -1,16 +1,16 @@
 """What the next request of a conversation will probably begin with, where its last messages move with every turn.
 
-In: a turn that was answered. Out: a rehearsal for the fleet, or nothing. What is learnt is in `foresight`.
+In: a turn that was answered. Out: a preload for the fleet, or nothing. What is learnt is in `foresight`.
 """
 
-from ..claude.fleet.fleet import Rehearsal
+from ..claude.fleet.fleet import Preload
 from ..core.conversation import Message, digest_chain, digest_message, digest_profile
 from ..storage.sessions import without_thinking
 from .foresight import Foresight
 from .turn import Turn
 
 
-def foresee(foresight: Foresight, turn: Turn, reply: Message) -> Rehearsal | None:
+def foresee(foresight: Foresight, turn: Turn, reply: Message) -> Preload | None:
     """What to prepare for the next request; None where the child itself can go on.
 
     A first request that ends with two user messages in a row is taken for one of such a client's, to be on the safe
@@ -30,4 +30,4 @@ def foresee(foresight: Foresight, turn: Turn, reply: Message) -> Rehearsal | Non
     if not dropped or not kept:
         return None
     history = (*kept, without_thinking(reply))
-    return Rehearsal(turn.profile, history, digest_chain(start, history)[-1], turn.session.key, certain)
+    return Preload(turn.profile, history, digest_chain(start, history)[-1], turn.session.key, certain)

@@ -174,10 +174,10 @@ class TurnRunner:
             session = turn.session
             if session is not None and session.point is not None:
                 child = self._fleet.lease(profile, session.point)
-                child.holds = chain[session.known]
+                child.history_digest = chain[session.known]
                 turn.report.note_leased("resumed", self._clock())
                 return child, session.known
-        child = self._fleet.lease(profile, newborn=attempts.skip_spares)
+        child = self._fleet.lease(profile, skip_spares=attempts.skip_spares)
         turn.report.note_leased("new", self._clock())
         return child, 0
 
@@ -212,8 +212,8 @@ class TurnRunner:
         alive = _watch_of(turn).alive
         turn.attach(child)
         new = turn.conversation.messages[held:]
-        mark = not self._quirks.known(turn).mark
-        prepare_turn(child, profile, new, parameters.settings, alive, mark=mark)
+        cache_breakpoint = not self._quirks.known(turn).cache_breakpoint
+        prepare_turn(child, profile, new, parameters.settings, alive, cache_breakpoint=cache_breakpoint)
         turn.report.note_asked(self._clock())
         ask_question(child, new)
         return translator
@@ -246,16 +246,16 @@ class TurnRunner:
         head = digest_message(before, reply)
         foreseen = answer.blocks and not turn.mode.runs_agent and self._profile(turn) is turn.profile
         expected = foresee(self._foresight, turn, reply) if foreseen else None
-        heads = (head, *([expected.holds] if expected is not None else []))
+        heads = (head, *([expected.history_digest] if expected is not None else []))
         remembered = self._books.settle(turn, child, answer, heads, reply)
         is_aborted = turn.abort_reason is not None
         if is_cut or is_aborted or not remembered or (expected is not None and expected.certain):
             self._fleet.retire(child, urgent=is_aborted or turn.mode.kills_cut_child)
         else:
-            child.holds = head
+            child.history_digest = head
             self._fleet.give_back(child)
         if expected is not None and remembered:
-            self._fleet.rehearse(expected)
+            self._fleet.preload(expected)
 
 
 def _watch_of(turn: Turn) -> Watch:

@@ -75,11 +75,11 @@ def drop_children(proxy: RealProxy) -> None:
     proxy.service.fleet.retire_idle()
 
 
-def is_rehearsed(proxy: RealProxy) -> bool:
+def is_preloaded(proxy: RealProxy) -> bool:
     """True once a child that no turn has used holds a conversation."""
     fleet = proxy.service.fleet
     with fleet.changed:
-        return any(child.holds is not None and child.point is None for child in fleet.members.live)
+        return any(child.history_digest is not None and child.point is None for child in fleet.members.live)
 
 
 def assert_well_marked(bodies: list[Json]) -> None:
@@ -141,7 +141,7 @@ def test_a_context_that_moves_to_the_end_is_foreseen(start: Start) -> None:
         assert answer.headers["x-claude-proxy-session"].endswith("; live" if turn else "; new")
         cached.append(answer.json["usage"]["prompt_tokens_details"]["cached_tokens"])
         messages.append({"role": "assistant", "content": answer.json["choices"][0]["message"]["content"]})
-        wait_until(lambda: is_rehearsed(proxy), "a child that holds what comes next")
+        wait_until(lambda: is_preloaded(proxy), "a child that holds what comes next")
     assert_well_marked(proxy.bodies)
     assert cached[2] > cached[1] and cached[3] > cached[2]
 

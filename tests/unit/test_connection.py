@@ -134,15 +134,15 @@ def test_an_idle_child_is_quiet_unless_it_begins_a_turn(kind: type) -> None:
     """It would do something that no request asked for; a type that is not known yet is not a sign of it."""
     said = json.dumps(SAID[kind]).encode()
     assert isinstance(parse_line(said), kind)
-    assert connection(SAID[kind])[0].look() is (kind in ANYTIME_MESSAGES)
-    assert connection({"type": "new in the next release"})[0].look()
+    assert connection(SAID[kind])[0].poll_idle() is (kind in ANYTIME_MESSAGES)
+    assert connection({"type": "new in the next release"})[0].poll_idle()
 
 
 def preloading() -> tuple[Connection, Pretender]:
     """A child that is given a history of two user messages, the first of which is on its way."""
     talk, child = connection()
     talk.prepare(Profile("sonnet"))
-    talk.rehearse([user("one"), Message("assistant", (Text("1"),)), user("two")], b"digest")
+    talk.preload([user("one"), Message("assistant", (Text("1"),)), user("two")], b"digest")
     child.sent.clear()
     return talk, child
 
@@ -157,7 +157,7 @@ def test_a_history_is_put_in_step_by_step() -> None:
     seen = []
     for lines in ([INIT], [RESULT], [INIT, RESULT], [RESULT]):
         add_lines(child, *lines)
-        seen.append((talk.look(), [sent["type"] for sent in child.sent], talk.holds))
+        seen.append((talk.poll_idle(), [sent["type"] for sent in child.sent], talk.history_digest))
     put_in = ["assistant", "user"]
     assert seen == [(True, [], None), (True, put_in, None), (True, put_in, b"digest"), (False, put_in, b"digest")]
 
@@ -167,7 +167,7 @@ def test_a_history_that_is_answered_or_refused_is_of_no_use(said: Json) -> None:
     """The child is retired."""
     talk, child = preloading()
     add_lines(child, said)
-    assert not talk.look()
+    assert not talk.poll_idle()
 
 
 def test_a_session_stands_after_the_last_message_of_its_own() -> None:
@@ -250,7 +250,7 @@ def test_each_question_for_the_use_of_the_plan_has_its_own_answer() -> None:
     refused = {"subtype": "error", "request_id": second, "error": "no"}
     answered = {"subtype": "success", "request_id": first, "response": {"used": 1}}
     add_lines(child, *({"type": "control_response", "response": one} for one in (refused, answered, answered)))
-    assert talk.look() and taken == [("second", None), ("first", {"used": 1})]
+    assert talk.poll_idle() and taken == [("second", None), ("first", {"used": 1})]
 
 
 def test_the_models_that_a_child_names_go_into_the_catalogue() -> None:
@@ -262,4 +262,4 @@ def test_the_models_that_a_child_names_go_into_the_catalogue() -> None:
     rows = [{"value": "opus", "resolvedModel": "claude-opus-9"}, {"value": "odd"}, "odd"]
     answer = {"subtype": "success", "request_id": child.sent[0]["request_id"], "response": {"models": rows}}
     add_lines(child, {"type": "control_response", "response": answer})
-    assert talk.look() and [model.id for model in catalogue.models()] == ["claude-opus-9"]
+    assert talk.poll_idle() and [model.id for model in catalogue.models()] == ["claude-opus-9"]

@@ -25,8 +25,10 @@ RESULTS = (user("a"), user("b"), Message("user", (ToolResult("t"),)))
 class Pretender:
     """What the fleet sees of a connection."""
 
-    def __init__(self, name: str, model: str = "sonnet", profile: Profile | None = None, holds: bytes | None = None):
-        self.name, self.model, self.profile, self.holds = name, model, profile, holds
+    def __init__(
+        self, name: str, model: str = "sonnet", profile: Profile | None = None, history_digest: bytes | None = None
+    ):
+        self.name, self.model, self.profile, self.history_digest = name, model, profile, history_digest
         self.agent = False
         self.last_used = 0.0
         self.session: SessionKey | None = None
@@ -112,7 +114,7 @@ def test_a_child_serves_its_own_mode_only(bench: Bench) -> None:
     assert bench.fleet.lease(agent) is agent_child
 
 
-def test_a_newborn_is_no_spare(bench: Bench) -> None:
+def test_a_lease_may_skip_the_spares(bench: Bench) -> None:
     """What killed one child may have killed the spares that still look alive."""
     bench.make("spares", "spare")
     made = cast(Connection, Pretender("made"))
@@ -123,7 +125,7 @@ def test_a_newborn_is_no_spare(bench: Bench) -> None:
         order.child = made
 
     bench.serve = serve
-    assert bench.fleet.lease(Profile("sonnet", agent=True), newborn=True) is made
+    assert bench.fleet.lease(Profile("sonnet", agent=True), skip_spares=True) is made
     assert orders[0].agent and bench.fleet.counts().spare == 1
 
 
@@ -168,49 +170,49 @@ def test_a_child_that_cannot_be_started_is_an_error(bench: Bench) -> None:
     assert not bench.fleet.orders
 
 
-@pytest.mark.parametrize(("holds", "count"), [(b"1", 1), (b"2", 2)])
-def test_a_live_child_that_holds_a_beginning_goes_on(bench: Bench, holds: bytes, count: int) -> None:
+@pytest.mark.parametrize(("history_digest", "count"), [(b"1", 1), (b"2", 2)])
+def test_a_live_child_that_holds_a_beginning_goes_on(bench: Bench, history_digest: bytes, count: int) -> None:
     """With what it does not hold."""
-    child = bench.make("live", "live", holds=holds)
-    bench.make("live", "stranger", holds=b"x")
+    child = bench.make("live", "live", history_digest=history_digest)
+    bench.make("live", "stranger", history_digest=b"x")
     assert bench.fleet.lease_holding(CHAIN, MESSAGES) == (child, count)
     assert bench.fleet.counts() == Counts(live=1, leased=1)
 
 
-@pytest.mark.parametrize("holds", [None, b"0", b"3", b"x"])
-def test_a_child_that_holds_nothing_or_everything_does_not(bench: Bench, holds: bytes | None) -> None:
+@pytest.mark.parametrize("history_digest", [None, b"0", b"3", b"x"])
+def test_a_child_that_holds_nothing_or_everything_does_not(bench: Bench, history_digest: bytes | None) -> None:
     """The last message is always new; the digest of no message names no conversation."""
-    bench.make("live", "live", holds=holds)
+    bench.make("live", "live", history_digest=history_digest)
     assert bench.fleet.lease_holding(CHAIN, MESSAGES) is None
     assert bench.fleet.counts() == Counts(live=1)
 
 
 def test_of_several_the_one_that_holds_most_goes_on(bench: Bench) -> None:
     """The other stays."""
-    bench.make("live", "less", holds=b"1")
-    most = bench.make("live", "most", holds=b"2")
+    bench.make("live", "less", history_digest=b"1")
+    most = bench.make("live", "most", history_digest=b"2")
     assert bench.fleet.lease_holding(CHAIN, MESSAGES) == (most, 2)
 
 
 @pytest.mark.parametrize("flaw", [{"alive": False}, {"quiet": False}])
 def test_a_child_that_died_or_spoke_unasked_is_retired(bench: Bench, flaw: dict[str, bool]) -> None:
     """The next best goes on."""
-    bench.make("live", "flawed", holds=b"2", **flaw)
-    good = bench.make("live", "good", holds=b"1")
+    bench.make("live", "flawed", history_digest=b"2", **flaw)
+    good = bench.make("live", "good", history_digest=b"1")
     assert bench.fleet.lease_holding(CHAIN, MESSAGES) == (good, 1)
     assert bench.retired() == [("flawed", True)]
 
 
 def test_a_parked_child_takes_its_results_and_nothing_else(bench: Bench) -> None:
     """Whatever else came, the conversation went on without it."""
-    parked = bench.make("parked", "parked", holds=b"2", is_parked=True)
+    parked = bench.make("parked", "parked", history_digest=b"2", is_parked=True)
     assert bench.fleet.lease_holding(CHAIN, RESULTS) == (parked, 2)
     other = Bench()
-    other.make("parked", "parked", holds=b"2", is_parked=True)
+    other.make("parked", "parked", history_digest=b"2", is_parked=True)
     assert other.fleet.lease_holding(CHAIN, MESSAGES) is None
     assert other.retired() == [("parked", True)]
     early = Bench()
-    early.make("parked", "parked", holds=b"1", is_parked=True)
+    early.make("parked", "parked", history_digest=b"1", is_parked=True)
     assert early.fleet.lease_holding(CHAIN, RESULTS) is None
 
 
@@ -285,7 +287,7 @@ def test_a_fleet_that_closes_leases_nothing_and_lets_everything_go(bench: Bench)
     bench.has_keeper = False
     waiting = Order("sonnet")
     bench.fleet.orders.append(waiting)
-    bench.make("live", "live", holds=b"1")
+    bench.make("live", "live", history_digest=b"1")
     leased = bench.make("leased", "leased")
     bench.fleet.close()
     assert isinstance(waiting.error, ShuttingDown) and bench.retired() == [("live", False)]

@@ -64,7 +64,7 @@ class Talk:
         self.child = child
         self.is_parked = is_parked
 
-    def look(self) -> bool:
+    def poll_idle(self) -> bool:
         return True
 
     def terminate(self) -> None:

@@ -150,7 +150,7 @@ def test_a_refusal_is_remembered_as_what_it_was_about() -> None:
     """A way of thinking is not sampling."""
     assert build_parameters(Options(temperature=0.5)).without(Refusals()) == Refusals(sampling=True)
     budget = build_parameters(Options(thinking=ThinkingMode("enabled", 2000)))
-    assert budget.without(Refusals(mark=True)) == Refusals(thinking=True, mark=True)
+    assert budget.without(Refusals(cache_breakpoint=True)) == Refusals(thinking=True, cache_breakpoint=True)
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,10 @@ def tried(quirks: ModelQuirks, of: Turn) -> list[Refusals]:
         (turn(JSON), [Refusals(schema=True)]),
         (turn(BOTH), [Refusals(sampling=True), Refusals(schema=True), Refusals(sampling=True, schema=True)]),
         (turn(Options(thinking=ThinkingMode("enabled", 2000))), [Refusals(thinking=True)]),
-        (turn(messages=MORE), [Refusals(mark=True)]),
+        (turn(messages=MORE), [Refusals(cache_breakpoint=True)]),
         (
             turn(SAMPLING, MORE),
-            [Refusals(sampling=True), Refusals(mark=True), Refusals(sampling=True, mark=True)],
+            [Refusals(sampling=True), Refusals(cache_breakpoint=True), Refusals(sampling=True, cache_breakpoint=True)],
         ),
         (turn(SAMPLING, strict=True), []),
         (turn(JSON, strict=True), [Refusals(schema=True)]),

@@ -24,7 +24,7 @@ from .waker import Waker
 
 log = logging.getLogger(__name__)
 
-MOST_REHEARSALS = 4
+MOST_PRELOADS = 4
 
 
 @dataclass(slots=True)
@@ -40,15 +40,16 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
-    """A history to put into a child that nobody waits for yet. holds: its digest. session: the key of its session.
+class Preload:
+    """A history to put into a child ahead of the request that probably begins with it.
 
-    certain: what the last turn's child holds will not be continued.
+    history_digest: of `messages`. session: the key of its session. certain: what the last turn's child holds will not
+    be continued.
     """
 
     profile: Profile
     messages: tuple[Message, ...]
-    holds: bytes
+    history_digest: bytes
     session: SessionKey
     certain: bool
 
@@ -109,20 +110,20 @@ class Fleet:
         self._waker = waker
         self._timing = timing
         self._clock = clock
-        self.changed = threading.Condition()  # guards: members, orders, rehearsals, last_profile, last_lease, closing
+        self.changed = threading.Condition()  # guards: members, orders, preloads, last_profile, last_lease, closing
         self.members = Members()
         self.tally = Tally()
         self.orders: deque[Order] = deque()
-        self.rehearsals: deque[Rehearsal] = deque(maxlen=MOST_REHEARSALS)
+        self.preloads: deque[Preload] = deque(maxlen=MOST_PRELOADS)
         self.last_profile: Profile | None = None
         self.last_lease = float("-inf")
         self.closing = False
 
-    def lease(self, profile: Profile, resume: Point | None = None, *, newborn: bool = False) -> Connection:
+    def lease(self, profile: Profile, resume: Point | None = None, *, skip_spares: bool = False) -> Connection:
         """A child that holds no conversation and fits `profile`: prepared, blank, or new.
 
         resume: a new one that has loaded this session of the CLI's; it dies at once when the CLI does not know it.
-        newborn: no spare, whatever they look like: one that was killed just now may not look dead yet.
+        skip_spares: no spare, whatever they look like: one that was killed just now may not look dead yet.
         Raises CliUnavailable when none can be started, ShuttingDown.
         """
         order = Order(profile.model, resume, profile.agent)
@@ -130,7 +131,7 @@ class Fleet:
             self._refuse_when_closing()
             self.last_profile = profile
             self.last_lease = self._clock()
-            child = self._take_spare(profile) if resume is None and not newborn else None
+            child = self._take_spare(profile) if resume is None and not skip_spares else None
             if child is None:
                 self.orders.append(order)
             else:
@@ -149,9 +150,9 @@ class Fleet:
         with self.changed:
             if self.closing:
                 return None
-            found = [child for child in self.members.live + self.members.parked if child.holds in known]
-            for child in sorted(found, key=lambda child: known[child.holds or b""], reverse=True):
-                held = known[child.holds or b""]
+            found = [child for child in self.members.live + self.members.parked if child.history_digest in known]
+            for child in sorted(found, key=lambda child: known[child.history_digest or b""], reverse=True):
+                held = known[child.history_digest or b""]
                 group = self.members.parked if child.is_parked else self.members.live
                 group.remove(child)
                 answers = held == len(messages) - 1 and child.can_answer(messages[-1])
@@ -163,7 +164,7 @@ class Fleet:
         return None
 
     def give_back(self, child: Connection) -> None:
-        """A finished answer: the child now holds what `child.holds` says, and may go on with it."""
+        """A finished answer: the child now holds what `child.history_digest` says, and may go on with it."""
         with self.changed:
             self.members.leased.remove(child)
             if child.is_parked:
@@ -176,11 +177,11 @@ class Fleet:
             self.changed.notify_all()
         self._waker.wake()
 
-    def rehearse(self, rehearsal: Rehearsal) -> None:
+    def preload(self, expected: Preload) -> None:
         """Have a child prepared with a history that a next request will probably begin with."""
         with self.changed:
             if not self.closing and self.limits.live:
-                self.rehearsals.append(rehearsal)
+                self.preloads.append(expected)
         self._waker.wake()
 
     def add_live(self, child: Connection) -> None:

@@ -112,7 +112,7 @@ class Keeper:
     def sweep(self) -> None:
         """Everything that is due now; starts of children take their time, nothing else is waited for."""
         self._serve_orders()
-        self._rehearse()
+        self._preload()
         self._expire()
         self._fill_gaps()
         if self._clock() >= self._next_housekeeping:
@@ -149,19 +149,19 @@ class Keeper:
                 order.child = connection
             fleet.changed.notify_all()
 
-    def _rehearse(self) -> None:
+    def _preload(self) -> None:
         """Start one child for a history that is expected; its answers are looked after like those of any idle one."""
         fleet = self._fleet
         with fleet.changed:
-            if not fleet.rehearsals or self._memory_is_short():
+            if not fleet.preloads or self._memory_is_short():
                 return
-            rehearsal = fleet.rehearsals.popleft()
+            expected = fleet.preloads.popleft()
             fleet.make_room()
         try:
-            connection = self._start_child(rehearsal.profile.model, agent=rehearsal.profile.agent)
-            connection.prepare(rehearsal.profile)
-            connection.session = rehearsal.session
-            connection.rehearse(rehearsal.messages, rehearsal.holds)
+            connection = self._start_child(expected.profile.model, agent=expected.profile.agent)
+            connection.prepare(expected.profile)
+            connection.session = expected.session
+            connection.preload(expected.messages, expected.history_digest)
         except ProxyError as error:
             log.warning("A conversation could not be prepared ahead: %s", error.message)
             return
@@ -240,7 +240,7 @@ class Keeper:
         fleet = self._fleet
         with fleet.changed:
             for group in (fleet.members.spares, fleet.members.live, fleet.members.parked):
-                for child in [child for child in group if not child.look()]:
+                for child in [child for child in group if not child.poll_idle()]:
                     group.remove(child)
                     fleet.members.retired.append((child, True))
                     if group is fleet.members.spares:

@@ -23,20 +23,26 @@ def prepare_turn(
     settings: dict[str, Any],
     alive: Callable[[], None],
     *,
-    mark: bool = True,
+    cache_breakpoint: bool = True,
 ) -> None:
-    """Everything but the question: initialise, set parameters, replay what the child does not hold.
+    """Send everything but the question: initialise, set parameters, replay what the child does not hold.
 
-    messages: those the child does not hold, oldest first, the last one the user's; for a parked child the one message
-    that answers its calls. mark: a history that is replayed from its start ends with a cache breakpoint. alive: called
-    whenever the child was heard, and before it is waited for. Raises what `Connection` does.
+    Args:
+        messages: those the child does not hold, oldest first, the last one the user's; for a parked child the one
+            message that answers its calls.
+        settings: the parameters of the turn, as `Connection.apply` takes them.
+        alive: called whenever the child was heard, and before it is waited for.
+        cache_breakpoint: a history that is replayed from its start ends with a cache breakpoint.
+
+    Raises:
+        ProxyError: as `Connection` does.
     """
     alive()
     connection.prepare(profile)
     connection.apply(settings)
-    marked = last_stable(messages) if mark and connection.holds is None else None
+    stable = last_stable(messages) if cache_breakpoint and connection.history_digest is None else None
     for index, message in enumerate(messages[:-1]):
-        connection.replay(message, alive, mark=index == marked)
+        connection.replay(message, alive, cache_breakpoint=index == stable)
 
 
 def last_stable(messages: Sequence[Message]) -> int | None:

@@ -57,7 +57,7 @@ class Connection:
     """A child under one owner at a time.
 
     agent: it was started for agent mode. model: what the CLI was started with or set to. profile: None while it is
-    blank. holds: the digest of the conversation it holds, the reply included; None while it holds none. session: the
+    blank. history_digest: of the conversation it holds, the reply included; None while it holds none. session: the
     key of the session it serves. session_id: the CLI's own, once it has told. is_remembered: the store knows that one,
     to go on with it. cache_ttl: the CLI's own, once it is `ready`. last_used: on the fleet's clock.
     """
@@ -67,7 +67,7 @@ class Connection:
         self.model = model
         self.agent = agent
         self.profile: Profile | None = None
-        self.holds: bytes | None = None
+        self.history_digest: bytes | None = None
         self.last_used = 0.0
         self.session: SessionKey | None = None
         self.session_id: str | None = None
@@ -80,8 +80,8 @@ class Connection:
         self._settings = NO_SETTINGS
         self._numbers = itertools.count(1)
         self._awaited: dict[str, str] = {}
-        self._script: deque[Message] = deque()
-        self._script_holds: bytes | None = None
+        self._preloading: deque[Message] = deque()
+        self._preload_digest: bytes | None = None
         self._calls: dict[str, ToolCall] = {}
         self.toolset = Toolset(())
 
@@ -108,16 +108,24 @@ class Connection:
             self._send(outbound.build_settings(self._expect("apply_flag_settings"), settings))
             self._settings = settings
 
-    def replay(self, message: Message, alive: Callable[[], None], *, mark: bool = False) -> None:
+    def replay(self, message: Message, alive: Callable[[], None], *, cache_breakpoint: bool = False) -> None:
         """Put an earlier message into the history, in its role, without asking for an answer.
 
-        mark: let the API's prompt cache end an entry here; the CLI's own breakpoints are all behind the history.
-        Waits for the CLI to have taken a user message: without that the order is lost
+        Waits until the CLI has taken a user message: without that the order is lost
         (`tests/data/transcripts/replayed_history.jsonl`).
+
+        Args:
+            message: what was said, in its role.
+            alive: called for every line of the child's.
+            cache_breakpoint: let the API's prompt cache end an entry here; the CLI's own breakpoints all come after the
+                history.
+
+        Raises:
+            ProxyError: as `receive` does, and where the CLI refuses the message.
         """
-        while mark and not self.ready:
+        while cache_breakpoint and not self.ready:
             self._take_one(alive)
-        ttl = self.cache_ttl if mark else None
+        ttl = self.cache_ttl if cache_breakpoint else None
         self._send(outbound.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
         while message.role == "user":
             inbound = self.receive(alive)
@@ -126,23 +134,23 @@ class Connection:
                     raise UpstreamError("The Claude Code CLI did not take an earlier message of the conversation")
                 return
 
-    def rehearse(self, messages: Sequence[Message], holds: bytes) -> None:
-        """Put a history into an idle child, step by step: `look` goes on with it whenever the CLI has taken one.
+    def preload(self, messages: Sequence[Message], history_digest: bytes) -> None:
+        """Put a history into an idle child, step by step: `poll_idle` goes on with it whenever the CLI has taken one.
 
-        holds: the digest of these messages, which the child has once all are in. Raises ChildDied.
+        history_digest: of these messages, which the child has once all are in. Raises ChildDied.
         """
-        self._script.extend(messages)
-        self._script_holds = holds
-        self._go_on()
+        self._preloading.extend(messages)
+        self._preload_digest = history_digest
+        self._preload_next()
 
-    def _go_on(self) -> None:
-        while self._script:
-            message = self._script.popleft()
-            ttl = None if self._script else self.cache_ttl
+    def _preload_next(self) -> None:
+        while self._preloading:
+            message = self._preloading.popleft()
+            ttl = None if self._preloading else self.cache_ttl
             self._send(outbound.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
             if message.role == "user":
                 return
-        self.holds, self._script_holds = self._script_holds, None
+        self.history_digest, self._preload_digest = self._preload_digest, None
 
     def ask(self, message: Message) -> None:
         """Send the newest user message: the turn begins."""
@@ -209,7 +217,7 @@ class Connection:
         log.debug("Child %d: %s", self.child.pid, type(inbound).__name__)
         return None if inbound is None or self._handle(inbound) else inbound
 
-    def look(self) -> bool:
+    def poll_idle(self) -> bool:
         """Take what an idle child has to say. False when it is dead, or says what nobody asked for: retire it then."""
         try:
             while self.child.has_output():
@@ -223,9 +231,9 @@ class Connection:
 
     def _is_unasked(self, inbound: Inbound) -> bool:
         """True for a sign of a turn that no request asked for. Goes on with a history that is being put in."""
-        if self._script_holds is not None:  # the CLI begins and ends a turn for each user message, without an answer
+        if self._preload_digest is not None:  # the CLI begins and ends a turn for each user message, without an answer
             if isinstance(inbound, Result) and not inbound.is_error:
-                self._go_on()
+                self._preload_next()
                 return False
             if isinstance(inbound, Init):
                 return False
@@ -233,7 +241,7 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """True for a live child that has said nothing since its last turn that matters, and runs."""
-        return self.is_running() and self.look()
+        return self.is_running() and self.poll_idle()
 
     def is_running(self) -> bool:
         return not self.child.has_exited()

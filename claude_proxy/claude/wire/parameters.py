@@ -51,7 +51,7 @@ class Refusals:
     sampling: bool = False
     thinking: bool = False
     schema: bool = False
-    mark: bool = False
+    cache_breakpoint: bool = False
 
 
 def build_parameters(options: Options, toolset: Toolset | None = None, refusals: Refusals = Refusals()) -> Parameters:
