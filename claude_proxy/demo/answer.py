@@ -1,6 +1,6 @@
 """The answer to a request, made from its newest turn, before any of it becomes bytes.
 
-In go a request that passed the rules and its newest turn, out comes a frozen `Answer`: blocks made of
+In go a request and its newest turn, out comes a frozen `Answer`: blocks made of
 tokens. A token is a word with the white space behind it, or a few characters of JSON. `max_tokens` and
 `stop_sequences` are already applied; an answer with just as many tokens as `max_tokens` allows ends
 normally.
@@ -80,7 +80,7 @@ def build_answer(request: MessagesRequest, turn: NewestTurn) -> Answer:
     elif stopped_by is not None:
         reason = "stop_sequence"
     answer = Answer(tuple(blocks), reason, stopped_by, shown)
-    return _cut_at_length(answer, request.max_tokens or 0)
+    return answer if request.max_tokens is None else _cut_at_length(answer, request.max_tokens)
 
 
 def _choose_calls(request: MessagesRequest, turn: NewestTurn) -> tuple[_Call, ...]:
@@ -90,8 +90,8 @@ def _choose_calls(request: MessagesRequest, turn: NewestTurn) -> tuple[_Call, ..
         return ()
     calls = tuple(_plan_call(request, call, turn.commands.rounds - 1) for call in turn.commands.calls)
     calls = calls or tuple(call for result in turn.results for call in _repeat(result))
-    if not calls and choice is not None and choice.type in ("any", "tool"):
-        name = choice.name or (request.tools or ())[0].name
+    if not calls and choice is not None and choice.type in ("any", "tool") and request.tools:
+        name = choice.name or request.tools[0].name
         calls = (_plan_call(request, CallCommand(name), 0),)
     return calls[:1] if choice is not None and choice.disable_parallel_tool_use else calls
 
@@ -123,7 +123,7 @@ def _choose_text(request: MessagesRequest, turn: NewestTurn, calls: Sequence[_Ca
     if calls:
         return "" if forced else " ".join(f"Calling {call.name}." for call in calls)
     if request.format is not None:
-        return _dump(build_instance(request.format.schema))
+        return _dump(build_instance(request.format.schema or {}))
     return _echo(turn)
 
 

@@ -1,24 +1,22 @@
-"""The routes, as a Flask application: HTTP in, HTTP out, everything else in the modules beside it.
+"""The routes, as a Flask application: HTTP in, HTTP out; `server` runs it.
 
-Every answer is JSON or an event stream and carries a `request-id`, errors have the API's shape on every
-route.
+Invariant: every answer is JSON or an event stream and carries a `request-id`, and errors have the API's shape on
+every route.
 """
 
 import secrets
 import threading
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 from flask import Flask, Response, g, request
 from waitress.channel import ClientDisconnected
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
 
 from .cache import PromptCache
 from .errors import ApiError
-from .pacing import Abandoned, Patience
-from .recorder import RequestLog
+from .pacing import Abandoned, Waiter
 from .replies import Reply, reply_to_count, reply_to_messages, reply_with_error, reply_with_json
-from .request import parse_body
-from .rules import is_known_model
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
@@ -33,16 +31,13 @@ MODELS: Mapping[str, str] = {
 }
 
 
-def create_app(log: RequestLog, stopping: threading.Event) -> Flask:
-    """The application.
-
-    log: where requests are recorded. stopping: ends all waiting when it is set.
-    """
+def create_app(stopping: threading.Event) -> Flask:
+    """The application. stopping: ends all waiting when it is set."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
-    app.before_request(lambda: _admit(log))
-    app.after_request(lambda response: _follow(response, log))
+    app.before_request(_admit)
+    app.after_request(_finish)
     app.register_error_handler(ApiError, lambda error: _send(reply_with_error(error, g.request_id)))
     app.register_error_handler(HTTPException, _send_http_error)
     _add_routes(app, PromptCache(), stopping)
@@ -56,8 +51,8 @@ def _add_routes(app: Flask, cache: PromptCache, stopping: threading.Event) -> No
 
     @app.post("/v1/messages")
     def answer_messages() -> Response:
-        patience = Patience(stopping, request.environ.get("waitress.client_disconnected", lambda: False))
-        return _send(reply_to_messages(request.get_data(), cache, patience, g.request_id))
+        waiter = Waiter(stopping, request.environ.get("waitress.client_disconnected", lambda: False))
+        return _send(reply_to_messages(request.get_data(), cache, waiter, g.request_id))
 
     @app.post("/v1/messages/count_tokens")
     def count_tokens() -> Response:
@@ -71,7 +66,7 @@ def _add_routes(app: Flask, cache: PromptCache, stopping: threading.Event) -> No
 
     @app.get("/v1/models/<path:identity>")
     def get_model(identity: str) -> Response:
-        if not is_known_model(identity):
+        if not identity.startswith("claude-"):
             raise ApiError(404, f"model: {identity}")
         return _send(reply_with_json(200, _build_model(identity)))
 
@@ -87,28 +82,23 @@ def _build_model(identity: str) -> dict[str, Any]:
     }
 
 
-def _admit(log: RequestLog) -> None:
-    """Record the request and look for a key. Raises ApiError 401."""
-    g.request_id = f"req_01{secrets.token_hex(11)}"
-    try:
-        raw = request.get_data()
-    except RequestEntityTooLarge:
-        raw = b""  # the route reads it again and is refused again
-    query = request.query_string.decode("latin-1")
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    body = _decode(raw) if log.enabled else {}
-    g.number = log.open(f"{request.path}?{query}" if query else request.path, headers, body, raw)
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    keys = (token if scheme.lower() == "bearer" else "", request.headers.get("x-api-key", ""))
-    if request.path != "/" and not any(key.strip() for key in keys):
+def has_key(headers: Headers) -> bool:
+    """True where a request carries a key or a token; any will do."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    keys = (token if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+    return any(key.strip() for key in keys)
+
+
+def make_request_id() -> str:
+    """An id in the API's manner."""
+    return f"req_01{secrets.token_hex(11)}"
+
+
+def _admit() -> None:
+    """Give the request its id and look for a key. Raises ApiError 401."""
+    g.request_id = make_request_id()
+    if request.path != "/" and not has_key(request.headers):
         raise ApiError(401, "x-api-key header is required")
-
-
-def _decode(raw: bytes) -> dict[str, Any]:
-    try:
-        return parse_body(raw)
-    except ApiError:
-        return {}
 
 
 def _send(reply: Reply) -> Response:
@@ -125,23 +115,17 @@ def _send_http_error(error: HTTPException) -> Response:
     return _send(reply_with_error(ApiError(status, messages.get(status, str(error.description))), g.request_id))
 
 
-def _follow(response: Response, log: RequestLog) -> Response:
-    """Put the id on a response, and tell the log how it goes."""
+def _finish(response: Response) -> Response:
+    """Put the id on a response, and let a cut in its body reach waitress."""
     response.headers["request-id"] = g.request_id
-    log.begin(g.number, response.status_code)
-    response.response = _watch(response.response, log, g.number)
+    response.response = _cut(response.response)
     return response
 
 
-def _watch(chunks: Any, log: RequestLog, number: int) -> Iterator[bytes]:
-    """The same chunks; afterwards the log knows whether all of them were taken."""
-    finished = False
+def _cut(chunks: Iterable[Any]) -> Iterator[Any]:
+    """The same chunks; Abandoned becomes the one exception on which waitress closes the connection without a last chunk
+    and without a traceback."""
     try:
         yield from chunks
-        finished = True
     except Abandoned as cause:
-        # The one exception on which waitress closes the connection without a last chunk and without a
-        # traceback.
         raise ClientDisconnected from cause
-    finally:
-        log.end(number, finished)

@@ -20,6 +20,9 @@ ERROR_TYPES: Mapping[int, str] = {
 }
 
 
+MAX_PROMPT_TOKENS = 1_000_000
+
+
 class ApiError(Exception):
     """A request that gets an error instead of an answer."""
 
@@ -41,3 +44,8 @@ class ApiError(Exception):
             "error": {"type": self.type, "message": self.message},
             "request_id": request_id,
         }
+
+
+def prompt_too_long(tokens: int) -> ApiError:
+    """The error for a prompt of so many tokens; clients match this very text."""
+    return ApiError(400, f"prompt is too long: {tokens} tokens > {MAX_PROMPT_TOKENS} maximum")

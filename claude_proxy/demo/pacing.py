@@ -23,7 +23,7 @@ class Abandoned(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Waiter:
     """Waits for as long as somebody waits for the answer.
 
     stopping: set when the server stops. is_gone: whether the client has hung up.
@@ -49,18 +49,18 @@ class Patience:
             self.wait_until(self.clock() + seconds)
 
 
-def pace(frames: Iterable[Frame], delay: float, patience: Patience) -> Iterator[bytes]:
+def pace(frames: Iterable[Frame], delay: float, waiter: Waiter) -> Iterator[bytes]:
     """Chunks at their time. Raises Abandoned from a wait."""
-    start = patience.clock()
+    start = waiter.clock()
     ready = bytearray()
     sent = 0
     for data, tokens in frames:
         sent += tokens
-        if tokens and delay and (due := start + sent * delay) > patience.clock():
+        if tokens and delay and (due := start + sent * delay) > waiter.clock():
             if ready:
                 yield bytes(ready)
                 ready.clear()
-            patience.wait_until(due)
+            waiter.wait_until(due)
         ready += data
         if len(ready) > MAX_CHUNK_BYTES:
             yield bytes(ready)
@@ -95,11 +95,11 @@ def cut_frames(frames: Iterable[Frame], after: int) -> Iterator[Frame]:
             return
 
 
-def befall(fault: Fault, error_event: bytes, patience: Patience) -> Iterator[bytes]:
+def inject_fault(fault: Fault, error_event: bytes, waiter: Waiter) -> Iterator[bytes]:
     """What comes where the frames were cut: an event, or silence or a cut, which both end in Abandoned."""
     if fault.kind == "error":
         yield error_event
         return
     if fault.kind == "stall":
-        patience.wait(math.inf)
+        waiter.wait(math.inf)
     raise Abandoned

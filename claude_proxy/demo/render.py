@@ -5,6 +5,7 @@ the count of tokens it stands for (0 or 1), so that `pacing` can say when each l
 shapes are those of https://docs.claude.com/en/docs/build-with-claude/streaming.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Iterator
 
@@ -13,7 +14,6 @@ import msgspec
 from .answer import Answer, AnswerBlock
 from .cache import InputUsage
 from .errors import ApiError
-from .history import sign_thinking
 
 Frame = tuple[bytes, int]
 
@@ -32,6 +32,11 @@ class Head:
     id: str
     model: str
     usage: InputUsage
+
+
+def sign_thinking(thinking: str) -> str:
+    """The signature of a thinking block."""
+    return f"demo-sig-{hashlib.sha256(thinking.encode()).hexdigest()[:32]}"
 
 
 def render_message(head: Head, answer: Answer) -> bytes:

@@ -1,8 +1,7 @@
 """A request's reply, decided before its first byte is sent.
 
 In goes the raw body of `POST /v1/messages`, out comes a `Reply`: status, headers, and a body that is still
-to be waited for. Raises `ApiError` for what the API refuses, and `Reply`s with an error status for what the
-prompt asked for.
+to be waited for. Raises `ApiError` for a body that is not a request; an error that the prompt asked for is a `Reply`.
 """
 
 import secrets
@@ -15,13 +14,12 @@ import msgspec
 from .answer import Answer, build_answer
 from .cache import PromptCache
 from .commands import Commands
-from .errors import ApiError
+from .errors import MAX_PROMPT_TOKENS, ApiError, prompt_too_long
 from .limits import build_limit_headers
-from .pacing import Patience, befall, cut_frames, find_fault, pace
+from .pacing import Waiter, cut_frames, find_fault, inject_fault, pace
 from .prompt import count_tokens, split_prompt
 from .render import Head, render_error_event, render_message, render_stream
 from .request import MessagesRequest, parse_body, parse_request
-from .rules import MAX_PROMPT_TOKENS, check_prompt_size, check_request, prompt_too_long
 from .turn import read_newest_turn
 
 JSON = "application/json"
@@ -61,17 +59,15 @@ def reply_with_error(error: ApiError, request_id: str, headers: Mapping[str, str
 def reply_to_count(raw: bytes) -> Reply:
     """`POST /v1/messages/count_tokens`. Raises ApiError."""
     body = parse_body(raw)
-    check_request(parse_request(body), counting=True)
+    parse_request(body)
     return reply_with_json(200, {"input_tokens": count_tokens(split_prompt(body))})
 
 
-def reply_to_messages(raw: bytes, cache: PromptCache, patience: Patience, request_id: str) -> Reply:
+def reply_to_messages(raw: bytes, cache: PromptCache, waiter: Waiter, request_id: str) -> Reply:
     """`POST /v1/messages`. Raises ApiError."""
     body = parse_body(raw)
     request = parse_request(body)
-    check_request(request)
     blocks = split_prompt(body)
-    check_prompt_size(count_tokens(blocks))
     turn = read_newest_turn(request)
     commands = turn.commands
     headers = build_limit_headers(commands, time.time())
@@ -79,15 +75,15 @@ def reply_to_messages(raw: bytes, cache: PromptCache, patience: Patience, reques
         headers["retry-after"] = str(commands.retry_after)
     if failure := _find_failure(request, commands):
         reply = reply_with_error(failure, request_id, headers)
-        return Reply(reply.status, reply.headers, _after_silence(reply.body, commands, patience))
+        return Reply(reply.status, reply.headers, _after_silence(reply.body, commands, waiter))
     head = Head(f"msg_01{secrets.token_hex(11)}", request.model, cache.account(request.model, blocks))
     answer = build_answer(request, turn)
     if request.stream:
-        chunks = _stream(head, answer, commands, patience, request_id)
+        chunks = _stream(head, answer, commands, waiter, request_id)
         return Reply(200, {**headers, "content-type": EVENT_STREAM, "cache-control": "no-cache"}, chunks)
     data = render_message(head, answer)
     headers |= {"content-type": JSON, "content-length": str(len(data))}
-    return Reply(200, headers, _wait_for_all(data, answer, commands, patience))
+    return Reply(200, headers, _wait_for_all(data, answer, commands, waiter))
 
 
 def _find_failure(request: MessagesRequest, commands: Commands) -> ApiError | None:
@@ -104,26 +100,26 @@ def _find_failure(request: MessagesRequest, commands: Commands) -> ApiError | No
     return None
 
 
-def _after_silence(body: Iterator[bytes], commands: Commands, patience: Patience) -> Iterator[bytes]:
-    patience.wait(commands.silence)
+def _after_silence(body: Iterator[bytes], commands: Commands, waiter: Waiter) -> Iterator[bytes]:
+    waiter.wait(commands.silence)
     yield from body
 
 
-def _stream(head: Head, answer: Answer, commands: Commands, patience: Patience, request_id: str) -> Iterator[bytes]:
-    patience.wait(commands.silence)
+def _stream(head: Head, answer: Answer, commands: Commands, waiter: Waiter, request_id: str) -> Iterator[bytes]:
+    waiter.wait(commands.silence)
     fault = find_fault(commands, answer.output_tokens)
     frames = render_stream(head, answer)
     if fault is None:
-        yield from pace(frames, commands.delay, patience)
+        yield from pace(frames, commands.delay, waiter)
         return
-    yield from pace(cut_frames(frames, fault.after), commands.delay, patience)
+    yield from pace(cut_frames(frames, fault.after), commands.delay, waiter)
     error = render_error_event(ApiError(529, _ASKED_MESSAGES[529]), request_id)
-    yield from befall(fault, error, patience)
+    yield from inject_fault(fault, error, waiter)
 
 
-def _wait_for_all(data: bytes, answer: Answer, commands: Commands, patience: Patience) -> Iterator[bytes]:
+def _wait_for_all(data: bytes, answer: Answer, commands: Commands, waiter: Waiter) -> Iterator[bytes]:
     """A whole message, when its last token would have come; a fault leaves nothing of it."""
-    patience.wait(commands.silence)
+    waiter.wait(commands.silence)
     fault = find_fault(commands, answer.output_tokens)
-    patience.wait(commands.delay * (fault.after if fault else answer.output_tokens))
-    yield from befall(fault, b"", patience) if fault else (data,)
+    waiter.wait(commands.delay * (fault.after if fault else answer.output_tokens))
+    yield from inject_fault(fault, b"", waiter) if fault else (data,)

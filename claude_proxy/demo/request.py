@@ -1,8 +1,7 @@
 """A Messages API request as types: the shapes that are accepted, and no rule beyond the shape.
 
 In goes the decoded JSON, out comes a frozen `MessagesRequest`; fields that are not named here are
-tolerated, because clients send new ones with almost every release. The rules between fields are in `rules`
-and `history`.
+tolerated, because clients send new ones with almost every release. There are no rules between fields.
 """
 
 import re

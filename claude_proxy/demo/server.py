@@ -10,26 +10,30 @@ import threading
 import time
 from types import TracebackType
 from typing import Any, Callable
+from wsgiref.types import WSGIApplication
 
 import waitress
 from waitress import wasyncore
 from waitress.task import ThreadedTaskDispatcher
 
 from .app import MAX_BODY_BYTES, create_app
-from .recorder import RecordedRequest, RequestLog
+
+Middleware = Callable[[WSGIApplication], WSGIApplication]
 
 
 class DemoApi:
     """A Messages API at `base_url` between `start()` and `stop()`, or inside `with`. It starts once.
 
-    host, port: where to listen; port 0 takes a free one. record: how many of the last requests to keep in
-    `requests`. threads: how many answers can be under way at once.
+    host, port: where to listen; port 0 takes a free one. threads: how many answers can be under way at once. around:
+    puts something around the application, for tests that look at the requests or refuse some.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, record: int = 0, threads: int = 64) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, *, threads: int = 64, around: Middleware | None = None
+    ) -> None:
         self._address = (host, port)
         self._threads = threads
-        self._log = RequestLog(record)
+        self._around = around
         self._stopping = threading.Event()
         self._sockets: dict[int, Any] = {}  # waitress's map of descriptors, touched by the loop's thread only
         self._workers: list[threading.Thread] = []
@@ -37,19 +41,6 @@ class DemoApi:
         self._server: Any = None
         self._dispatcher: Any = None
         self.base_url = ""
-
-    @property
-    def requests(self) -> tuple[RecordedRequest, ...]:
-        """The last requests, oldest first."""
-        return self._log.list()
-
-    def forget_requests(self) -> None:
-        """Empty the record."""
-        self._log.clear()
-
-    def wait_for(self, predicate: Callable[[RecordedRequest], bool], timeout: float = 10.0) -> RecordedRequest:
-        """The first recorded request that fits, now or within `timeout` seconds. Raises TimeoutError."""
-        return self._log.wait_for(predicate, timeout)
 
     def start(self) -> None:
         """Listen and answer. Raises OSError when the port is taken."""
@@ -60,8 +51,9 @@ class DemoApi:
         self.base_url = f"http://{host}:{port}"
         self._dispatcher = ThreadedTaskDispatcher()
         self._dispatcher.start_new_thread = self._start_worker
+        app: WSGIApplication = create_app(self._stopping)
         self._server = waitress.create_server(
-            create_app(self._log, self._stopping),
+            self._around(app) if self._around is not None else app,
             map=self._sockets,
             _dispatcher=self._dispatcher,
             sockets=[listener],

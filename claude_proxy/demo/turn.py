@@ -1,11 +1,10 @@
 """What the newest turn of the user holds: text, commands, pictures and files, results of tools.
 
-In goes a request that passed the rules, out comes a frozen `NewestTurn`: everything after the last
+In goes a request, out comes a frozen `NewestTurn`: everything after the last
 assistant message, but without what Claude Code adds by itself (messages of role `system`, blocks that begin
 with `<system-reminder>`).
 """
 
-import base64
 import re
 import secrets
 from dataclasses import dataclass
@@ -87,7 +86,7 @@ def describe_file(block: Image | Document) -> str:
     """A picture or file in a few words."""
     match block.source:
         case Base64Source(media_type=media_type, data=data):
-            return f"[{media_type}, {len(base64.b64decode(data))} bytes]"
+            return f"[{media_type}, {len(data) * 3 // 4 - data[-2:].count('=')} bytes]"
         case TextSource(media_type=media_type, data=data):
             return f"[{media_type}, {len(data.encode())} bytes]"
         case UrlSource(url=url):
@@ -97,7 +96,7 @@ def describe_file(block: Image | Document) -> str:
 
 def _gather_results(blocks: list[AnyBlock], calls: dict[str, ToolUse]) -> Iterator[Result]:
     for block in blocks:
-        if isinstance(block, ToolResult):
+        if isinstance(block, ToolResult) and block.tool_use_id in calls:
             yield Result(calls[block.tool_use_id], _read_result(block.content), bool(block.is_error))
 
 

@@ -1,4 +1,7 @@
-"""The demo over HTTP: routes, streams, faults, shutdown, and the official SDK as its client."""
+"""The demo over HTTP: routes, streams, faults, shutdown, and the official SDK as its client.
+
+Most tests ask the upstream of the end-to-end tests: the demo with a record and rules around it.
+"""
 
 import json
 import socket
@@ -10,6 +13,7 @@ import pytest
 import requests
 
 from claude_proxy.demo import DemoApi
+from tests.upstream import Upstream
 
 MODEL = "claude-opus-5-5"
 KEY = {"x-api-key": "dummy"}
@@ -20,15 +24,15 @@ WEATHER: Any = {
 
 
 @pytest.fixture(scope="module")
-def api() -> Iterator[DemoApi]:
+def api() -> Iterator[Upstream]:
     """One running demo for all tests."""
-    with DemoApi(record=100) as running:
+    with Upstream(record=100) as running:
         yield running
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("demo-api")]
 
 
 @pytest.fixture
-def client(api: DemoApi) -> Iterator[anthropic.Anthropic]:
+def client(api: Upstream) -> Iterator[anthropic.Anthropic]:
     """The official SDK, without retries."""
     with anthropic.Anthropic(base_url=api.base_url, api_key="dummy", max_retries=0) as sdk:
         yield sdk
@@ -39,7 +43,7 @@ def make_body(text: str, **more: Any) -> dict[str, Any]:
     return {"model": MODEL, "max_tokens": 1000, "messages": [{"role": "user", "content": text}], **more}
 
 
-def post(api: DemoApi, text: str, **more: Any) -> requests.Response:
+def post(api: Upstream, text: str, **more: Any) -> requests.Response:
     """Send one."""
     return requests.post(f"{api.base_url}/v1/messages", json=make_body(text, **more), headers=KEY, timeout=10)
 
@@ -59,7 +63,7 @@ def ask(client: anthropic.Anthropic, text: str, **more: Any) -> anthropic.types.
     return message
 
 
-def open_socket(api: DemoApi, text: str, **more: Any) -> socket.socket:
+def open_socket(api: Upstream, text: str, **more: Any) -> socket.socket:
     """Send a request over a bare socket."""
     host, port = api.base_url.removeprefix("http://").split(":")
     data = json.dumps(make_body(text, **more)).encode()
@@ -128,7 +132,7 @@ def test_arguments_that_are_no_json_are_wrapped_without_streaming(client: anthro
     assert call["input"] == {"INVALID_JSON": '{"broken": '}
 
 
-def test_a_stream_has_the_events_of_the_api(api: DemoApi) -> None:
+def test_a_stream_has_the_events_of_the_api(api: Upstream) -> None:
     """In their order, each with the name of its type, with the usage at both ends."""
     response = post(api, "hi demo:think=1", stream=True, thinking={"type": "adaptive", "display": "omitted"})
     events = read_events(response)
@@ -199,7 +203,7 @@ def test_models_are_listed(client: anthropic.Anthropic) -> None:
     ],
 )
 def test_every_error_is_json(
-    api: DemoApi, method: str, path: str, headers: dict[str, str], status: int, kind: str
+    api: Upstream, method: str, path: str, headers: dict[str, str], status: int, kind: str
 ) -> None:
     """In the API's shape, with the request's id in body and header."""
     response = requests.request(method, api.base_url + path, data=b"{", headers=headers, timeout=10)
@@ -209,18 +213,18 @@ def test_every_error_is_json(
     assert response.headers["content-type"] == "application/json"
 
 
-def test_the_root_says_that_it_is_there(api: DemoApi) -> None:
+def test_the_root_says_that_it_is_there(api: Upstream) -> None:
     """Clients look with HEAD, without a key."""
     assert requests.head(f"{api.base_url}/", timeout=10).status_code == 200
 
 
-def test_a_body_over_32_megabytes_is_refused(api: DemoApi) -> None:
+def test_a_body_over_32_megabytes_is_refused(api: Upstream) -> None:
     """With the API's own error."""
     response = post(api, "x" * (32 * 1024 * 1024))
     assert (response.status_code, response.json()["error"]["type"]) == (413, "request_too_large")
 
 
-def test_an_unknown_model_is_a_404(api: DemoApi) -> None:
+def test_an_unknown_model_is_a_404(api: Upstream) -> None:
     """The message names it."""
     response = post(api, "hi", model="claude-opus-4")
     assert (response.status_code, response.json()["error"]["message"]) == (404, "model: claude-opus-4")
@@ -246,7 +250,7 @@ def test_an_unknown_model_is_a_404(api: DemoApi) -> None:
         ("demo:toolong", 400, "invalid_request_error"),
     ],
 )
-def test_an_error_can_be_asked_for(api: DemoApi, command: str, status: int, kind: str, stream: bool) -> None:
+def test_an_error_can_be_asked_for(api: Upstream, command: str, status: int, kind: str, stream: bool) -> None:
     """Before the first byte, streaming or not."""
     response = post(api, f"{command} demo:retry-after=7", stream=stream)
     assert (response.status_code, response.json()["error"]["type"]) == (status, kind)
@@ -254,7 +258,7 @@ def test_an_error_can_be_asked_for(api: DemoApi, command: str, status: int, kind
 
 
 @pytest.mark.parametrize("status", ["allowed", "allowed_warning", "rejected"])
-def test_a_plan_limit_can_be_asked_for(api: DemoApi, status: str) -> None:
+def test_a_plan_limit_can_be_asked_for(api: Upstream, status: str) -> None:
     """The headers from which Claude Code makes its `rate_limit_event`."""
     headers = post(api, f"demo:limit={status} demo:reset=60").headers
     assert headers["anthropic-ratelimit-unified-status"] == status
@@ -263,7 +267,7 @@ def test_a_plan_limit_can_be_asked_for(api: DemoApi, status: str) -> None:
     assert 0 < float(headers["anthropic-ratelimit-unified-5h-utilization"]) <= 1
 
 
-def test_an_error_event_can_be_asked_for(api: DemoApi, client: anthropic.Anthropic) -> None:
+def test_an_error_event_can_be_asked_for(api: Upstream, client: anthropic.Anthropic) -> None:
     """Behind so many words; without streaming it is the whole answer."""
     events = read_events(post(api, "demo:words=9 demo:error=2", stream=True))
     assert [name for name, _ in events][-3:] == ["content_block_delta", "content_block_delta", "error"]
@@ -273,7 +277,7 @@ def test_an_error_event_can_be_asked_for(api: DemoApi, client: anthropic.Anthrop
 
 
 @pytest.mark.parametrize("command", ["demo:words=9 demo:cut=2", "demo:words=9 demo:cut=2 demo:delay=1"])
-def test_a_cut_can_be_asked_for(api: DemoApi, command: str) -> None:
+def test_a_cut_can_be_asked_for(api: Upstream, command: str) -> None:
     """The words before it arrive, the end of the body does not; without streaming nothing does."""
     api.forget_requests()
     with open_socket(api, command, stream=True) as connection:
@@ -286,7 +290,7 @@ def test_a_cut_can_be_asked_for(api: DemoApi, command: str) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("command", ["demo:silence", "demo:words=9 demo:stall=1", "demo:words=9 demo:delay=60000"])
-def test_a_client_that_goes_away_is_noticed(api: DemoApi, command: str, stream: bool) -> None:
+def test_a_client_that_goes_away_is_noticed(api: Upstream, command: str, stream: bool) -> None:
     """While nothing is sent, streaming or not."""
     api.forget_requests()
     with open_socket(api, command, stream=stream):
@@ -294,7 +298,7 @@ def test_a_client_that_goes_away_is_noticed(api: DemoApi, command: str, stream: 
     assert api.wait_for(lambda request: request.finished is False, timeout=5.0)
 
 
-def test_a_client_that_goes_away_from_a_stream_is_noticed(api: DemoApi) -> None:
+def test_a_client_that_goes_away_from_a_stream_is_noticed(api: Upstream) -> None:
     """While words are sent."""
     api.forget_requests()
     with open_socket(api, "demo:words=10000 demo:delay=5", stream=True) as connection:
@@ -302,7 +306,7 @@ def test_a_client_that_goes_away_from_a_stream_is_noticed(api: DemoApi) -> None:
     assert api.wait_for(lambda request: request.finished is False, timeout=5.0)
 
 
-def test_words_leave_one_by_one(api: DemoApi) -> None:
+def test_words_leave_one_by_one(api: Upstream) -> None:
     """A stream that stalls behind two words has delivered both."""
     with open_socket(api, "demo:words=9 demo:stall=2", stream=True) as connection:
         received = b""
@@ -311,12 +315,12 @@ def test_words_leave_one_by_one(api: DemoApi) -> None:
     assert b"word3" not in received
 
 
-def test_a_silence_can_end(api: DemoApi) -> None:
+def test_a_silence_can_end(api: Upstream) -> None:
     """Then the answer comes as usual."""
     assert post(api, "demo:silence=0.05 demo:say=there").json()["content"][0]["text"] == "there"
 
 
-def test_requests_are_recorded(api: DemoApi) -> None:
+def test_requests_are_recorded(api: Upstream) -> None:
     """What was sent, as JSON and as bytes, and how it ended."""
     api.forget_requests()
     url = f"{api.base_url}/v1/messages?beta=true"
@@ -332,21 +336,21 @@ def test_requests_are_recorded(api: DemoApi) -> None:
 
 def test_the_record_is_bounded_and_off_by_default() -> None:
     """Nobody's prompts pile up."""
-    with DemoApi(record=2, threads=2) as api:
+    with Upstream(record=2, threads=2) as api:
         for number in range(3):
             post(api, f"number {number}")
         assert [request.body["messages"][0]["content"] for request in api.requests] == [
             "number 1",
             "number 2",
         ]
-    with DemoApi(threads=2) as api:
+    with Upstream(threads=2) as api:
         post(api, "hello")
         assert api.requests == ()
 
 
-def test_stopping_ends_what_is_under_way(api: DemoApi) -> None:
+def test_stopping_ends_what_is_under_way(api: Upstream) -> None:
     """Silent answers, slow streams and clients that do not read are cut; no thread stays."""
-    own = DemoApi(record=10, threads=4)
+    own = Upstream(record=10, threads=4)
     own.start()
     waiting = [
         open_socket(own, "demo:silence"),
@@ -362,23 +366,23 @@ def test_stopping_ends_what_is_under_way(api: DemoApi) -> None:
             pass
     for connection in waiting:
         connection.close()
-    assert not [thread for thread in threading.enumerate() if thread in own._workers]
+    assert not [thread for thread in threading.enumerate() if thread in own.demo._workers]
     with pytest.raises(requests.ConnectionError):
         post(own, "hello")
     with pytest.raises(RuntimeError):
         own.start()
 
 
-def test_a_taken_port_is_an_os_error(api: DemoApi) -> None:
+def test_a_taken_port_is_an_os_error(api: Upstream) -> None:
     """And leaves nothing behind."""
     port = int(api.base_url.rpartition(":")[2])
-    second = DemoApi(port=port)
+    second = Upstream(port=port)
     with pytest.raises(OSError):
         second.start()
     second.stop()
 
 
-def test_many_streams_run_side_by_side(api: DemoApi) -> None:
+def test_many_streams_run_side_by_side(api: Upstream) -> None:
     """Each gets all of its words."""
     texts: list[str] = []
 
@@ -391,3 +395,16 @@ def test_many_streams_run_side_by_side(api: DemoApi) -> None:
     for reader in readers:
         reader.join(10.0)
     assert [text.count("text_delta") for text in texts] == [50] * 8
+
+
+def test_the_demo_answers_what_the_upstream_of_the_tests_refuses(api: Upstream) -> None:
+    """Streamed or not, an unknown model too: its rules are the tests' own."""
+    asked = make_body("hi", model="claude-of-tomorrow", temperature=2, system=[{"type": "text", "text": ""}])
+    with DemoApi(threads=2) as demo:
+        for stream in (False, True):
+            url, body = f"{demo.base_url}/v1/messages", {**asked, "stream": stream}
+            assert "said: " in requests.post(url, json=body, headers=KEY, timeout=10).text
+        counted = requests.post(f"{demo.base_url}/v1/messages/count_tokens", json=asked, headers=KEY, timeout=10)
+    assert counted.json() == {"input_tokens": 2}
+    refused = requests.post(f"{api.base_url}/v1/messages", json=asked, headers=KEY, timeout=10)
+    assert refused.status_code == 404

@@ -22,12 +22,12 @@ import psutil
 
 import claude_proxy
 from claude_proxy.config import Config
-from claude_proxy.demo import DemoApi, RecordedRequest
 from claude_proxy.service import Service
 from claude_proxy.web.app import create_app
 from claude_proxy.web.server import Server
 from tests.fake_cli import Process
 from tests.harness import CHAT, JSON_TYPE, Answer, Exchange, Json, Proxy, Stream, chat, wait_until
+from tests.upstream import RecordedRequest, Upstream
 
 PATIENCE = 30.0
 RECORDED = 4000
@@ -44,14 +44,14 @@ _LISTENING = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
 class RealProxy(Proxy):
     """A running proxy, the real CLI as its children, and the API that they talk to."""
 
-    def __init__(self, folder: Path, cli: Path, settings: Mapping[str, Any], api: DemoApi | None = None) -> None:
+    def __init__(self, folder: Path, cli: Path, settings: Mapping[str, Any], api: Upstream | None = None) -> None:
         """Start it; `settings` are fields of `Config`. `api`: somebody else's, which then outlives this proxy."""
         for name in ("home", "tmp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._own_api = api is None
         self._closed = False
-        self.api = api or DemoApi(record=RECORDED)
+        self.api = api or Upstream(record=RECORDED)
         if self._own_api:
             self.api.start()
         given = dict(settings)
@@ -245,7 +245,7 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def calls(api: DemoApi) -> list[RecordedRequest]:
+def calls(api: Upstream) -> list[RecordedRequest]:
     """The requests for an answer; the CLI also looks whether the API is there.
 
     One is left out: after an answer that was cut at its length the CLI asks for the rest by itself, and sometimes its

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.demo import DemoApi
 from tests.e2e.agents import (
     AGENT,
     ALONE,
@@ -27,6 +26,7 @@ from tests.e2e.agents import (
 from tests.e2e.conftest import Start
 from tests.e2e.real import PATIENCE, RECORDED, Program, RealProxy, calls, files_with, how, make_environ, session_id
 from tests.harness import Answer, assistant, wait_until
+from tests.upstream import Upstream
 
 pytestmark = pytest.mark.e2e
 
@@ -49,7 +49,7 @@ def opened(proxy: Any) -> Talk:
     return talk
 
 
-def heard(api: DemoApi, text: str) -> list[str]:
+def heard(api: Upstream, text: str) -> list[str]:
     """The outline of the one request upstream whose newest message says this, less that message."""
     found = [lines for lines in (outline(dict(one.body)) for one in calls(api)) if lines[-1] == f"user {text}"]
     assert len(found) == 1, found
@@ -57,9 +57,9 @@ def heard(api: DemoApi, text: str) -> list[str]:
 
 
 @pytest.fixture
-def api() -> Iterator[DemoApi]:
+def api() -> Iterator[Upstream]:
     """An API that outlives the proxies."""
-    with DemoApi(record=RECORDED) as made:
+    with Upstream(record=RECORDED) as made:
         yield made
 
 
@@ -86,7 +86,7 @@ def test_a_child_that_went_is_resumed(start: Start, tmp_path: Path) -> None:
     ]
 
 
-def test_a_restart_loses_nothing(start: Start, tmp_path: Path, api: DemoApi) -> None:
+def test_a_restart_loses_nothing(start: Start, tmp_path: Path, api: Upstream) -> None:
     """The conversation is resumed, and live from then on."""
     folder = tmp_path / "kept"
     settings = {"folder": folder, "api": api, **ALONE, "workdir": str(tmp_path)}
@@ -99,7 +99,7 @@ def test_a_restart_loses_nothing(start: Start, tmp_path: Path, api: DemoApi) -> 
     assert heard(api, "and then?") == [*OPENED, "user and now?", "assistant You said: and now?"]
 
 
-def test_a_kill_loses_only_the_turn_at_hand(cli: Path, tmp_path: Path, api: DemoApi) -> None:
+def test_a_kill_loses_only_the_turn_at_hand(cli: Path, tmp_path: Path, api: Upstream) -> None:
     """SIGKILL in the middle of a tool: nothing of that turn is in the conversation when it goes on."""
     folder = tmp_path / "program"
 

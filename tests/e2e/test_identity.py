@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from claude_proxy.core.session_key import SessionKey
-from claude_proxy.demo import DemoApi
 from tests.e2e.conftest import Start
 from tests.e2e.real import (
     PATIENCE,
@@ -25,6 +24,7 @@ from tests.e2e.real import (
     temporary_folder_at,
 )
 from tests.harness import Answer, Json, assistant, wait_until
+from tests.upstream import Upstream
 
 pytestmark = pytest.mark.e2e
 
@@ -369,7 +369,7 @@ def test_a_bots_history_survives_a_restart(cli: Path, tmp_path: Path, clean_modu
     """The same state folder, another run: both bots go on, and so does a client that keeps its own history."""
     told: dict[str, list[Any]] = {"red": [], "green": []}
     own: list[Any] = ["hello"]
-    with DemoApi(record=RECORDED) as api, temporary_folder_at(tmp_path / "tmp"):
+    with Upstream(record=RECORDED) as api, temporary_folder_at(tmp_path / "tmp"):
         for run in range(3):
             with closing(RealProxy(tmp_path / "proxy", cli, {}, api)) as proxy:
                 for name, said in told.items():

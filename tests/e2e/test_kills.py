@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.demo import DemoApi
 from tests.e2e.real import PATIENCE, RECORDED, Program, assert_upstream, calls, client_turns, make_environ
 from tests.harness import CHAT, JSON_TYPE, Json, assistant, chat
+from tests.upstream import Upstream
 
 pytestmark = [
     pytest.mark.e2e,
@@ -45,7 +45,7 @@ class Client:
     last question where its answer never came: the server may have both or neither.
     """
 
-    api: DemoApi
+    api: Upstream
     own: list[Any] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
     doubtful: list[Any] = field(default_factory=list)
@@ -168,7 +168,7 @@ def test_a_proxy_that_is_killed_at_random_moments_goes_on_rightly(cli: Path, tmp
     chance = random.Random(SEED)
     folder = tmp_path / "program"
     with ExitStack() as stack:
-        api = stack.enter_context(DemoApi(record=RECORDED))
+        api = stack.enter_context(Upstream(record=RECORDED))
         client = Client(api)
 
         def start() -> Program:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.demo import DemoApi
 from tests.e2e.conftest import Start
 from tests.e2e.files import data_url, make_pdf, make_png
 from tests.e2e.real import (
@@ -26,6 +25,7 @@ from tests.e2e.real import (
     temporary_folder_at,
 )
 from tests.harness import Answer, Json, assistant, wait_until
+from tests.upstream import Upstream
 
 pytestmark = pytest.mark.e2e
 
@@ -646,7 +646,7 @@ def test_a_client_that_goes_away_in_the_middle_of_arguments_leaves_nothing(proxy
 
 def test_parked_turns_end_with_the_proxy(cli: Path, tmp_path: Path, clean_module: Path) -> None:
     """Without another request to the API."""
-    with DemoApi(record=RECORDED) as api, temporary_folder_at(tmp_path / "tmp"):
+    with Upstream(record=RECORDED) as api, temporary_folder_at(tmp_path / "tmp"):
         with closing(RealProxy(tmp_path / "parked", cli, {"warm": 0}, api)) as proxy:
             call_look(proxy, "a")
             assert threading.active_count() > 1

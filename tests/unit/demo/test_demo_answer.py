@@ -208,3 +208,19 @@ def test_a_refusal_says_nothing_unless_told() -> None:
     """Stop reason `refusal`, with or without a beginning."""
     assert answer("demo:refusal") == Answer((), "refusal")
     assert answer("demo:refusal\ndemo:say=Well").blocks[0].text == "Well"
+
+
+@pytest.mark.parametrize(
+    ("messages", "more", "expected"),
+    [
+        ([user(result("unknown"), text("hi"))], {}, "You said: hi"),
+        ([user(image("?not base64"))], {}, "You said: [image/png, 8 bytes]"),
+        (["hi"], {"tool_choice": {"type": "any"}}, "You said: hi"),
+        (["hi"], {"output_config": {"format": {"type": "json_schema"}}}, '"demo"'),
+        (["one two three"], {"max_tokens": None}, "You said: one two three"),
+        ([], {"messages": []}, "You said nothing."),
+    ],
+)
+def test_what_the_real_api_would_refuse_is_answered(messages: list[Any], more: dict[str, Any], expected: str) -> None:
+    """The demo has no rules: whatever has the shape of a request gets an answer, never a crash."""
+    assert words(*messages, **more) == expected

@@ -8,7 +8,7 @@ import pytest
 
 from claude_proxy.demo.commands import Commands
 from claude_proxy.demo.limits import build_limit_headers
-from claude_proxy.demo.pacing import Abandoned, Fault, Patience, befall, cut_frames, find_fault, pace
+from claude_proxy.demo.pacing import Abandoned, Fault, Waiter, cut_frames, find_fault, inject_fault, pace
 from claude_proxy.demo.render import Frame
 
 
@@ -31,9 +31,9 @@ def event() -> FakeEvent:
     return FakeEvent()
 
 
-def make_patience(event: FakeEvent, gone_at: float = math.inf) -> Patience:
-    """Patience on the fake clock, with a client that leaves at a time."""
-    return Patience(event, lambda: event.now >= gone_at, lambda: event.now)
+def make_waiter(event: FakeEvent, gone_at: float = math.inf) -> Waiter:
+    """A waiter on the fake clock, with a client that leaves at a time."""
+    return Waiter(event, lambda: event.now >= gone_at, lambda: event.now)
 
 
 def make_frames(tokens: int) -> Iterator[Frame]:
@@ -46,7 +46,7 @@ def make_frames(tokens: int) -> Iterator[Frame]:
 
 def test_tokens_keep_to_the_schedule_without_drift(event: FakeEvent) -> None:
     """Token n leaves at n delays after the start, although every wait takes longer than asked."""
-    times = [(chunk, event.now) for chunk in pace(make_frames(100), 0.01, make_patience(event))]
+    times = [(chunk, event.now) for chunk in pace(make_frames(100), 0.01, make_waiter(event))]
     assert [chunk for chunk, _ in times[:2]] == [b"<", b"0"]
     assert [time for _, time in times[:2]] == pytest.approx([0.0, 0.011])
     assert event.now == pytest.approx(1.001)
@@ -54,15 +54,15 @@ def test_tokens_keep_to_the_schedule_without_drift(event: FakeEvent) -> None:
 
 def test_without_delay_everything_leaves_at_once(event: FakeEvent) -> None:
     """One write, no wait; only very long answers come in several."""
-    assert list(pace(make_frames(3), 0.0, make_patience(event))) == [b"<012>"]
-    assert len(list(pace(((b"x" * 9000, 1) for _ in range(5)), 0.0, make_patience(event)))) == 3
+    assert list(pace(make_frames(3), 0.0, make_waiter(event))) == [b"<012>"]
+    assert len(list(pace(((b"x" * 9000, 1) for _ in range(5)), 0.0, make_waiter(event)))) == 3
     assert event.now == 0.0
 
 
 def test_a_wait_ends_when_the_client_is_gone(event: FakeEvent) -> None:
     """Soon, not at the end of the wait."""
     with pytest.raises(Abandoned):
-        make_patience(event, gone_at=5.0).wait(math.inf)
+        make_waiter(event, gone_at=5.0).wait(math.inf)
     assert event.now < 5.2
 
 
@@ -70,13 +70,13 @@ def test_a_wait_ends_when_the_server_stops(event: FakeEvent) -> None:
     """At once."""
     event.set()
     with pytest.raises(Abandoned):
-        make_patience(event).wait(1.0)
+        make_waiter(event).wait(1.0)
     assert event.now == 0.0
 
 
 def test_a_wait_of_nothing_is_none(event: FakeEvent) -> None:
     """Not even a look at the client."""
-    make_patience(event, gone_at=0.0).wait(0.0)
+    make_waiter(event, gone_at=0.0).wait(0.0)
 
 
 @pytest.mark.parametrize(("after", "expected"), [(0, b"<"), (1, b"<0"), (3, b"<012"), (9, b"<012>")])
@@ -94,12 +94,12 @@ def test_a_fault_comes_at_the_end_of_an_answer_that_is_shorter() -> None:
 
 def test_faults_end_the_stream_each_in_its_way(event: FakeEvent) -> None:
     """An event, a cut, or silence until the client is gone."""
-    assert list(befall(Fault("error", 1), b"event", make_patience(event))) == [b"event"]
+    assert list(inject_fault(Fault("error", 1), b"event", make_waiter(event))) == [b"event"]
     with pytest.raises(Abandoned):
-        list(befall(Fault("cut", 1), b"event", make_patience(event)))
+        list(inject_fault(Fault("cut", 1), b"event", make_waiter(event)))
     assert event.now == 0.0
     with pytest.raises(Abandoned):
-        list(befall(Fault("stall", 1), b"event", make_patience(event, gone_at=3.0)))
+        list(inject_fault(Fault("stall", 1), b"event", make_waiter(event, gone_at=3.0)))
     assert event.now >= 3.0
 
 

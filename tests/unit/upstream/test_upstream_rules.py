@@ -1,16 +1,16 @@
-"""What the demo refuses, as the real API does."""
+"""What the upstream of the tests refuses, as the real API does."""
 
 from typing import Any
 
 import pytest
 
 from claude_proxy.demo.errors import ApiError
-from claude_proxy.demo.history import sign_thinking
 from claude_proxy.demo.prompt import split_prompt
+from claude_proxy.demo.render import sign_thinking
 from claude_proxy.demo.request import parse_body, parse_request
-from claude_proxy.demo.rules import check_prompt_size, check_request, is_known_model
+from tests.upstream.rules import check_prompt_size, check_request, is_known_model
 
-from .demo_requests import PDF, PNG, WEATHER, assistant, body, call, document, image, result, text, user
+from ..demo.demo_requests import PDF, PNG, WEATHER, assistant, body, call, document, image, result, text, user
 
 THINKING = {"type": "adaptive"}
 CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}

@@ -7,12 +7,12 @@ one turn.
 
 import base64
 import binascii
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Callable, Iterator, Mapping, Sequence
 
-from .request import (
+from claude_proxy.demo.render import sign_thinking
+from claude_proxy.demo.request import (
     AnyBlock,
     Base64Source,
     Document,
@@ -51,11 +51,6 @@ class Turn:
 
     role: str
     blocks: tuple[tuple[str, AnyBlock], ...]
-
-
-def sign_thinking(thinking: str) -> str:
-    """The signature of a thinking block; only blocks that carry it are taken back."""
-    return f"demo-sig-{hashlib.sha256(thinking.encode()).hexdigest()[:32]}"
 
 
 def find_all_blocks(messages: Sequence[Message]) -> Iterator[tuple[str, AnyBlock]]:

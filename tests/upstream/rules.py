@@ -7,14 +7,14 @@ Each rule is a function from a request to its complaints, in the API's words whe
 import re
 from typing import Any, Callable, Iterator, Sequence
 
-from .errors import ApiError
+from claude_proxy.demo.errors import MAX_PROMPT_TOKENS, ApiError, prompt_too_long
+from claude_proxy.demo.request import CacheControl, MessagesRequest, ToolResult
+
 from .history import check_history, find_all_blocks
-from .request import CacheControl, MessagesRequest, ToolResult
 
 MAX_OUTPUT_TOKENS = 128_000
 MIN_THINKING_BUDGET = 1_024
 MAX_BREAKPOINTS = 4
-MAX_PROMPT_TOKENS = 1_000_000
 
 # `claude-opus-5-5`, `claude-opus-5`, `claude-opus-4-5-20251101`, `claude-sonnet-4-20250514`; before version 5
 # a bare major such as `claude-opus-4` is nobody's id.
@@ -52,11 +52,6 @@ def check_prompt_size(tokens: int) -> None:
     """Raise ApiError when the prompt does not fit; clients match this very text."""
     if tokens > MAX_PROMPT_TOKENS:
         raise prompt_too_long(tokens)
-
-
-def prompt_too_long(tokens: int) -> ApiError:
-    """The error for a prompt of so many tokens."""
-    return ApiError(400, f"prompt is too long: {tokens} tokens > {MAX_PROMPT_TOKENS} maximum")
 
 
 def _check_max_tokens(request: MessagesRequest) -> Complaints:
