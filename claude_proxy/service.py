@@ -95,9 +95,8 @@ class Service:
         )
 
         self.store = Store(_store_folder(config))
-        self.sessions = Sessions(self.store, config.session_ttl, time.time)
-        self.sessions.on_forget = self._launcher.forget_sessions
-        self.responses = ResponseBook(self.store, time.time, ProcessNames(), keeps=not config.no_store)
+        self.sessions = Sessions(self.store, config.session_ttl, time.time, self._launcher)
+        self.responses = ResponseBook(self.store, time.time, ProcessNames(), stores_text=not config.no_store)
         self.ledger = Ledger(self.store, time.time)
 
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)

@@ -1,1 +1,1 @@
-"""What survives a restart: one SQLite file, and who writes what into it."""
+"""What survives a restart: one SQLite file, and the modules that write into it."""

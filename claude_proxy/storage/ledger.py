@@ -1,8 +1,9 @@
 """What the requests of this proxy have used: one row a day for each owner, dialect, mode, model and session.
 
-In: what a turn spent. Out: statements for the transaction that ends the turn, and reports of an owner's own use.
-Rules: `statements` does no I/O; a day is one in UTC, like every time that this proxy tells; counts and names are kept,
-no text.
+In: what a turn spent. Out: statements for the transaction that ends the turn, and reports of an owner's own use. Called
+by the bookkeeping of turns and by `/v1/usage`.
+Invariants: `statements` does no I/O; a day is a day in UTC, like every time that this proxy shows; the table holds
+counts and names, not text.
 """
 
 from collections.abc import Callable, Iterable
@@ -112,7 +113,7 @@ class Ledger:
         )
 
     def forget_session(self, key: SessionKey) -> list[Statement]:
-        """What must be written so that a session's id is forgotten; what it used still counts for its owner."""
+        """What must be written to forget a session's id; its use still counts for its owner."""
         if not key.id:
             return []
         nameless = ", ".join("''" if name == "session" else name for name in _KEYS)

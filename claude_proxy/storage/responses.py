@@ -1,8 +1,9 @@
 """Responses and conversations that clients asked to keep: their items, their state, and what follows what.
 
 In: JSON objects in the shapes of the Responses API, and the owner: a digest of the API key, empty without one. Out: the
-same objects. Rules: nobody sees what another owner has; text goes with the object that holds it; a chain of responses
-may branch, so that nothing is ever changed for what comes later.
+same objects. Called by the routes of responses and conversations and by the background runs.
+Invariants: an owner sees only its own objects; text is deleted with the object that holds it; a stored item never
+changes, because a chain of responses may branch at any of them.
 """
 
 import re
@@ -80,18 +81,18 @@ class ResponseBook:
         clock: Callable[[], float],
         processes: Processes,
         *,
-        keeps: bool = True,
+        stores_text: bool = True,
     ) -> None:
         """
         Args:
             clock: Unix seconds.
             processes: tells which process makes a response that is not finished, and whether that one still runs.
-            keeps: False for a store that keeps nothing.
+            stores_text: False for a server that keeps no text (`--no-store`); the callers refuse such requests.
         """
         self._store = store
         self._clock = clock
         self._processes = processes
-        self.keeps = keeps
+        self.stores_text = stores_text
 
     # Responses
 
@@ -100,7 +101,7 @@ class ResponseBook:
         return _response(rows[0]) if rows else None
 
     def add(self, owner: str, response: StoredResponse) -> bool:
-        """Keep a new response; a finished one goes into its conversation as well."""
+        """Keep a new response; add a finished one to its conversation as well."""
         finished = response.status not in UNFINISHED
         return self._store.write(
             [self._insert(owner, response), *(self._into_conversation(response) if finished else ())]
@@ -121,7 +122,7 @@ class ResponseBook:
         return self._store.write(self._into_conversation(response))
 
     def is_abandoned(self, response: StoredResponse) -> bool:
-        """True for an unfinished one that no other process makes; whether this one does, the caller knows."""
+        """True for an unfinished one that another process does not make; whether this one does, the caller knows."""
         if response.status not in UNFINISHED:
             return False
         name = response.owner_process or ""
@@ -139,7 +140,7 @@ class ResponseBook:
         return known and self._store.erase([(sql, (response_id, owner))])
 
     def history(self, owner: str, response_id: str) -> list[Item] | None:
-        """Every item up to the end of this response, oldest first; None where a part of it is gone or unfinished."""
+        """Every item up to the end of this response, oldest first; None where a part is deleted or unfinished."""
         rows = self._store.read(
             "WITH RECURSIVE chain (id, previous_id, depth) AS ("
             " SELECT id, previous_id, 0 FROM responses WHERE id = ? AND owner = ? UNION ALL"
@@ -203,7 +204,7 @@ class ResponseBook:
         return self._store.erase([("DELETE FROM conversations WHERE id = ?", (conversation_id,))])
 
     def items(self, conversation_id: str) -> list[Item]:
-        """Oldest first. Who asks must have looked whose conversation it is."""
+        """Oldest first. The caller must have checked who owns the conversation."""
         sql = "SELECT item FROM conversation_items WHERE conversation_id = ? ORDER BY position"
         return [_unpack(item) for (item,) in self._store.read(sql, (conversation_id,))]
 
@@ -215,7 +216,7 @@ class ResponseBook:
         return self._store.erase([(sql, (conversation_id, item_id))])
 
     def prune(self, ttl: float) -> int:
-        """Forget what nobody used for `ttl` seconds; returns how many responses and conversations that were."""
+        """Delete what was not used for `ttl` seconds; returns how many responses and conversations that were."""
         oldest = self._clock() - ttl
         rows = self._store.read(
             "SELECT (SELECT count(*) FROM responses WHERE used_at < ?)"
@@ -240,7 +241,7 @@ class ResponseBook:
         return sql, row
 
     def _into_conversation(self, response: StoredResponse) -> list[Statement]:
-        """Only an answer goes into the conversation: a question without one would be in the way of the next."""
+        """Only an answer goes into the conversation: a question without one would precede the next."""
         if response.conversation_id is None or response.status not in ("completed", "incomplete"):
             return []
         used = ("UPDATE conversations SET used_at = ? WHERE id = ?", (self._clock(), response.conversation_id))

@@ -1,9 +1,10 @@
 """Which conversation a request belongs to, what it is called, and what is remembered of it.
 
 In: a name the client gave, if any, and the digest chain of its messages. Out: a `Session`: its id, and how much of the
-conversation is known already. The table holds digests, counts and times, no text; text is kept only for sessions whose
-client asked the server to keep the history (`X-Session-History: server`), and goes with them.
-Rules: content decides what continues what; a name only keeps conversations apart. A name is a key, never a path.
+conversation is known already. Called by the bookkeeping of turns and by the routes of sessions.
+Invariants: content decides what continues what, a name only keeps conversations apart; a name is a key, never a path.
+The table holds digests, counts and times but not text, except for sessions whose client asked the server to keep the
+history (`X-Session-History: server`); that text is deleted with them.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -45,7 +46,7 @@ class Name:
 
     @property
     def partition(self) -> str:
-        """What goes into every digest, so that equal conversations of two names stay two."""
+        """A part of every digest, so that equal conversations of two names stay two."""
         return str(self.key)
 
 
@@ -91,20 +92,32 @@ def make_id(kind: str, name: str) -> str:
     return f"{kind}_{encoded}"
 
 
+class CliSessions(Protocol):
+    """Files of the CLI, by its own session ids."""
+
+    def forget_sessions(self, session_ids: Sequence[str], /) -> object:
+        """Delete what the CLI keeps of these."""
+
+
 class Sessions:
-    """The conversations of this proxy. `clock` gives Unix seconds; `ttl` seconds after its last use one goes.
+    """The conversations of this proxy."""
 
-    on_forget: told the CLI's ids of the sessions that go; set it before the first turn.
-    """
-
-    def __init__(self, store: Store, ttl: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, ttl: float, clock: Callable[[], float], cli_sessions: CliSessions | None = None
+    ) -> None:
+        """
+        Args:
+            ttl: seconds after its last use until a session is deleted.
+            clock: Unix seconds.
+            cli_sessions: the sessions that the CLI itself keeps, if it does; deleted together with ours.
+        """
         self._store = store
         self._ttl = ttl
         self._clock = clock
         self._lock = threading.Lock()  # guards: _generations, _reserved
         self._generations: dict[SessionKey, int] = {}
         self._reserved: set[SessionKey] = set()
-        self.on_forget: Callable[[Sequence[str]], object] = lambda session_ids: None
+        self._cli_sessions = cli_sessions
 
     def begin(self, name: Name, chain: Sequence[bytes]) -> Session:
         """The session of a conversation whose digests are H₀ … Hₙ."""
@@ -132,13 +145,20 @@ class Sessions:
         point: Point | None = None,
         claude_session_id: str | None = None,
         history: Sequence[Message] = (),
-        beside: Sequence[Statement] = (),
+        more: Sequence[Statement] = (),
     ) -> bool:
-        """A turn has ended: the conversation now has `count` messages, and goes on from any of the digests `heads`.
+        """A turn has ended: remember from where its conversation may be continued.
 
-        point: where the CLI's own session stands, if it keeps one; it belongs to the first of the heads. history:
-        messages to add to what the server keeps for the client. beside: what else is written in the same transaction,
-        for the store takes its time. False where the session was deleted meanwhile; then nothing is written.
+        False where the session was deleted meanwhile; then nothing is written.
+
+        Args:
+            heads: digests from any of which the conversation continues.
+            count: messages that it has now.
+            model, mode: what the sessions API shows.
+            point: where the CLI's own session stands, if it keeps one; it belongs to the first of the heads.
+            claude_session_id: the CLI's id of that session.
+            history: messages to add to what the server keeps for the client.
+            more: statements for the same transaction; one of its own would cost a second wait for the disk.
         """
         with self._lock:
             self._reserved.discard(session.key)
@@ -165,13 +185,13 @@ class Sessions:
                 (str(session.key), str(session.key), HEADS_KEPT),
             ),
             *self._append(session, history),
-            *beside,
+            *more,
         ]
         self._store.write(statements)  # a full disk costs the memory of the turn, not the turn
         return True
 
     def write(self, statements: Sequence[Statement]) -> None:
-        """Only what goes `beside`, for a turn that adds nothing to its conversation."""
+        """Only the statements that `finish` takes as `more`, for a turn that adds nothing to its conversation."""
         self._store.write(statements)
 
     def history(self, key: SessionKey) -> tuple[Message, ...]:
@@ -199,7 +219,7 @@ class Sessions:
         return known
 
     def prune(self) -> int:
-        """Forget what nobody used for longer than the ttl; returns how many sessions that were."""
+        """Delete what was not used for longer than the ttl; returns how many sessions that were."""
         return self._forget("last_used_at < ?", self._clock() - self._ttl)
 
     def _forget(self, condition: str, value: str | float) -> int:
@@ -210,7 +230,8 @@ class Sessions:
         )
         count = len(self._store.read(doomed, (value,)))
         if count and self._store.erase([(f"DELETE FROM sessions WHERE {condition}", (value,))]):
-            self.on_forget([session_id for (session_id,) in files if session_id])
+            if self._cli_sessions is not None:
+                self._cli_sessions.forget_sessions([session_id for (session_id,) in files if session_id])
         return count
 
     def count(self) -> int:

@@ -1,8 +1,9 @@
 """What survives a restart: one SQLite file in the state folder, in WAL mode, readable by its owner alone.
 
-In: SQL of the modules that own a table. Out: rows. Rules: a failing store never fails a turn (`write` says whether it
-worked, the log why); a corrupt file is set aside and told, never deleted; two proxies may share a file, SQLite
-keeps them apart. Migrations are listed here, so that the order of all tables is one.
+In: SQL of the other modules of this room, each of which owns its tables. Out: rows.
+Invariants: a failing store never fails a turn (`write` says whether it worked, the log why); a corrupt file is renamed
+and logged, never deleted; two proxies may share a file, SQLite keeps them apart. Migrations are listed here, so that
+all tables have one order.
 """
 
 import contextlib
@@ -19,11 +20,11 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "state.db"
 BUSY_TIMEOUT = 5.0
-COMPLAINT_INTERVAL = 60.0
+WARNING_INTERVAL = 60.0
 
 Statement = tuple[str, Sequence[Any]]
 
-# Each entry takes the schema one version further; entries that were released are never changed.
+# Each entry brings the schema one version further. A released entry never changes: files exist that have run it.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE sessions (
@@ -112,8 +113,8 @@ class Store:
 
     def __init__(self, folder: Path | None) -> None:
         """Open or create the file in `folder`. Never raises: a file that cannot be used leaves a store in memory."""
-        self._lock = threading.Lock()  # guards: _connection, _complained
-        self._complained = float("-inf")
+        self._lock = threading.Lock()  # guards: _connection, _warned_at
+        self._warned_at = float("-inf")
         self.path = None if folder is None else folder / FILE_NAME
         self._connection = self._open()
 
@@ -123,7 +124,7 @@ class Store:
             try:
                 return self._connection.execute(sql, parameters).fetchall()
             except sqlite3.Error as error:
-                self._complain(error)
+                self._warn_throttled(error)
                 return []
 
     def write(self, statements: Iterable[Statement]) -> bool:
@@ -136,11 +137,11 @@ class Store:
                         self._connection.execute(sql, parameters)
                 return True
             except sqlite3.Error as error:
-                self._complain(error)
+                self._warn_throttled(error)
                 return False
 
     def erase(self, statements: Iterable[Statement]) -> bool:
-        """`write` for statements that delete text: it is gone from the write-ahead log, too, once this returns."""
+        """`write` for statements that delete text: when this returns, the write-ahead log does not hold it either."""
         done = self.write(statements)
         if done:
             self.read("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -181,11 +182,11 @@ class Store:
         self.path = None
         return _connect(":memory:")
 
-    def _complain(self, error: sqlite3.Error) -> None:
-        """Tell of a failure, but not of each one: a full disk fails every turn's last step."""
+    def _warn_throttled(self, error: sqlite3.Error) -> None:
+        """Log a failure, but not each one: a full disk fails the last step of every turn."""
         now = time.monotonic()
-        if now - self._complained >= COMPLAINT_INTERVAL:
-            self._complained = now
+        if now - self._warned_at >= WARNING_INTERVAL:
+            self._warned_at = now
             log.error("The store failed (%s); turns go on, but are not remembered", error)
 
 

@@ -103,7 +103,7 @@ class Books:
             point=child.point if turn.mode.persists else None,
             claude_session_id=child.session_id,
             history=(*new, reply) if turn.request.stores_history else (),
-            beside=spent,
+            more=spent,
         )
         if not child.is_remembered:
             self.sessions.write(spent)

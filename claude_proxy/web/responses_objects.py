@@ -104,7 +104,7 @@ class ConversationObjects:
 
     def create(self, owner: str, body: bytes) -> Json:
         """`items` and `metadata` may be left out, and the body with them."""
-        if not self._book.keeps:
+        if not self._book.stores_text:
             raise BadRequest("Nothing is kept here: the server was started with --no-store")
         wanted = decode(body or b"{}", NewConversation)
         check_metadata(wanted.metadata or {})

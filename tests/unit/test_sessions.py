@@ -157,12 +157,21 @@ def test_history_outlives_the_process(tmp_path: Path) -> None:
     again.close()
 
 
+class CliFiles:
+    """The sessions that a CLI keeps."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    def forget_sessions(self, session_ids: Sequence[str]) -> None:
+        self.forgotten += session_ids
+
+
 def test_what_nobody_used_is_pruned_and_the_cli_is_told() -> None:
     """Sessions do not accumulate, nor do the CLI's files."""
     clock = Clock()
-    told: list[str] = []
-    sessions = Sessions(Store(None), 100.0, clock)
-    sessions.on_forget = told.extend
+    cli = CliFiles()
+    sessions = Sessions(Store(None), 100.0, clock, cli)
     session = sessions.begin(Name(), chain([HI]))
     point = Point("0a", "0b")
     sessions.finish(session, [b"x"], 2, model="m", point=point, claude_session_id="0a")
@@ -170,7 +179,7 @@ def test_what_nobody_used_is_pruned_and_the_cli_is_told() -> None:
     assert sessions.prune() == 0 and sessions.count() == 1
     clock.now += 2
     assert sessions.prune() == 1 and sessions.count() == 0
-    assert told == ["0a"]
+    assert cli.forgotten == ["0a"]
 
 
 def test_a_known_point_comes_back_with_the_conversation(sessions: Sessions) -> None:

@@ -42,7 +42,7 @@ class Responses:
     def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
         """See `responses_request`. Raises BadRequest, PreviousResponseNotFound, NotFound for other ids."""
         self._request = request = read_request(body)
-        if not self._book.keeps:
+        if not self._book.stores_text:
             _refuse_to_keep(request)
         self._items = [self._resolve(item, f"input[{index}]") for index, item in enumerate(request.items)]
         self._items = [item for item in self._items if item]
@@ -89,7 +89,7 @@ class Responses:
     @property
     def stores(self) -> bool:
         """`store` is true unless the client, or the server, says otherwise."""
-        return self._book.keeps and self._request.store is not False
+        return self._book.stores_text and self._request.store is not False
 
     def keep(self, response: Json) -> None:
         """Put a finished response where the client asked for it."""
