@@ -65,14 +65,14 @@ def first_turns(cli: CliAlone) -> None:
     with Proxy() as proxy:
         other, same, replayed = [], [], []
         for number in range(REPEATS):
-            proxy.wait_for_spares(2)
+            proxy.wait_for_spares(1)
             other.append(proxy.ask([system(f"Profile {number}."), user("hello")]))
-            proxy.wait_for_spares(2)
+            proxy.wait_for_spares(1)
             same.append(proxy.ask([system(f"Profile {number}."), user(f"hello {number}")]))
-            proxy.wait_for_spares(2)
+            proxy.wait_for_spares(1)
             history = [user("one"), assistant("two"), user("three"), assistant("four"), user("five")]
             replayed.append(proxy.ask([system(f"Profile {number}."), *history]))
-        proxy.wait_for_spares(2)
+        proxy.wait_for_spares(1)
         memory = psutil.Process(proxy.pid)
         own = memory.memory_info().rss / 2**20
         children = [child.memory_info().rss / 2**20 for child in memory.children(recursive=True)]
@@ -99,7 +99,7 @@ def follow_ups(cli: CliAlone) -> None:
             alone += [conversation.ask(f"turn {turn}").first for turn in range(10)][1:]
     with Proxy() as proxy:
         for repeat in range(max(1, REPEATS // 5)):
-            proxy.wait_for_spares(2)
+            proxy.wait_for_spares(1)
             messages = [system("You are a benchmark."), user(f"turn 0 of {repeat}")]
             for turn in range(1, 11):
                 times = proxy.ask(messages)
@@ -138,7 +138,7 @@ def long_histories() -> None:
             messages: list[dict[str, Any]] = [system("Long.")]
             for number in range(count // 2):
                 messages += [user(f"question {number}"), assistant(f"answer {number}")]
-            proxy.wait_for_spares(2)
+            proxy.wait_for_spares(1)
             new = proxy.ask([*messages, user("and now?")])
             row(f"{count} messages, new", [new.first])
             messages += [user("and now?"), assistant(new.text)]
@@ -151,7 +151,7 @@ def moving_context() -> None:
     with Proxy() as proxy:
         fitting = []
         for number in range(5):
-            proxy.wait_for_spares(2)
+            proxy.wait_for_spares(1)
             fitting.append(proxy.ask([system("Claw."), user(f"hello {number}")]).first)
         base = row("(f) new conversation, a spare that fits", fitting)
         for count in (10, 100):
@@ -189,7 +189,7 @@ def tool_rounds(cli: CliAlone) -> None:
         messages = [user(prompt)]
         for round_number in range(11):
             if round_number < 2:
-                proxy.wait_for_spares(2)  # what boots beside the first rounds is not what is measured
+                proxy.wait_for_spares(1)  # what boots beside the first rounds is not what is measured
             times = proxy.ask(messages, tools=[TOOL], stream_options={"include_usage": True})
             through.append(times.first)
             usage = times.body[-1]["usage"]

@@ -113,6 +113,9 @@ class Config:
     tool_timeout: PositiveSeconds = setting(3600.0, "agent: a tool that runs for so long is killed", metavar="SECONDS")
     persist: bool = setting(False, "let the CLI keep its sessions on disk, and resume them")
     no_store: bool = setting(False, "keep nothing on disk beyond the run, and no text for any client")
+    no_recycle: bool = setting(
+        False, "start a process for each new conversation instead of using one again for the next"
+    )
     telegram_bot_token: str = setting(
         "", "bot that tells of progress; as a flag others can see it, so set the variable", metavar="TOKEN", secret=True
     )

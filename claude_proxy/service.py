@@ -17,9 +17,11 @@ from .claude.fleet.agent_flags import AGENT_VARIABLES, AgentOptions, build_optio
 from .claude.fleet.fleet import Counts, Fleet, Limits
 from .claude.fleet.keeper import Keeper
 from .claude.fleet.launcher import Launcher, build_environment
+from .claude.fleet.self_check import SelfCheck
 from .claude.fleet.waker import PipePoller
 from .claude.process.processes import ProcessNames
 from .claude.wire.profile import Profile
+from .claude.wire.recycling import Abilities, Recycling
 from .config import Config, ConfigError, expand, read_mcp_servers
 from .core.errors import Interrupted, ShuttingDown
 from .core.models import Catalogue, resolve
@@ -65,13 +67,25 @@ class Status:
     queued: int
     fleet: Counts
     draining: bool
+    recycling: Abilities
+    recycling_reason: str
 
 
 class Service:
     """Everything that lives as long as the proxy."""
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic, timing: Timing = Timing()) -> None:
-        """Raises ConfigError for what only the catalogue of models can tell. `stop` must follow, started or not."""
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float] = time.monotonic,
+        timing: Timing = Timing(),
+        *,
+        recycling: Recycling | None = None,
+    ) -> None:
+        """Raises ConfigError for what only the catalogue of models can tell. `stop` must follow, started or not.
+
+        recycling: what the CLI is known to take; found out after the start by default.
+        """
         fallback_model = fallback_model_of(config)
         self.config = config
         self._timing = timing
@@ -102,7 +116,9 @@ class Service:
         self.workers = WorkerPool(config.max_concurrent, config.max_queue)
         self.session_queue = SessionQueue(config.max_queue)
         self._poller = PipePoller()
-        self.fleet = Fleet(limits_of(config), clock, self._poller, timing)
+        self.recycling = recycling or Recycling(reason="not checked yet" if may_recycle(config) else "switched off")
+        self._check = None if recycling is not None or not may_recycle(config) else self._make_check()
+        self.fleet = Fleet(limits_of(config), clock, self._poller, timing, self.recycling)
 
         self.activity = Activity(time.time)
         self.permissions = Permissions(config.permission_timeout, clock, time.time)
@@ -118,6 +134,7 @@ class Service:
         books = Books(Observers(self.activity, self.permissions, self.plan_limits), self.sessions, self.ledger)
         self.runner = TurnRunner(
             *(self.fleet, books, self.login, clock),
+            timing=timing,
             silence_timeout=config.inactivity_timeout,
             client_timeout=config.client_timeout,
             fallback_model=fallback_model,
@@ -135,6 +152,21 @@ class Service:
         self.workers.start()
         self.sinks.start()
         self._login_thread.start()
+        if self._check is not None:
+            self._check.start()
+
+    def _make_check(self) -> threading.Thread:
+        """What finds out after the start whether this CLI lets its children be used again."""
+        config = self.config
+        environ = build_environment(config.environ, use_api_key=False)
+        check = SelfCheck(
+            self.recycling,
+            self._launcher.installation,
+            lambda url: Launcher(config.claude, environ, None, self._timing, demo_url=url),
+            _store_folder(config),
+            self._timing,
+        )
+        return threading.Thread(target=check.run, name="cli-check", daemon=True)
 
     def submit(self, turn: Turn) -> None:
         """Queue a turn; see `Engine.submit`."""
@@ -188,6 +220,8 @@ class Service:
             self.workers.queued,
             self.fleet.counts(),
             draining,
+            self.recycling.abilities,
+            self.recycling.reason,
         )
 
     def wait_for_login(self, timeout: float) -> Status:
@@ -219,6 +253,8 @@ class Service:
         self._poller.close()
         if self._login_thread.ident is not None:
             self._login_thread.join(self._timing.ask_timeout)
+        if self._check is not None and self._check.ident is not None:
+            self._check.join(self._timing.check_timeout)
         if self._demo is not None:
             self._demo.stop()
         self.store.close()
@@ -239,6 +275,11 @@ class Service:
             self.activity.note(pending.request_id, "permission_asked", permission_id=name, **about)
         else:
             self.activity.note(pending.request_id, "permission_decided", permission_id=name, decision=kind)
+
+
+def may_recycle(config: Config) -> bool:
+    """False where a child's history is on disk as well: what a rewind takes out of it would be resumed later."""
+    return not config.no_recycle and not config.persist
 
 
 def build_launcher(config: Config, demo_url: str, timing: Timing) -> Launcher:

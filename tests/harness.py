@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from claude_proxy.claude.fleet.fleet import Counts
+from claude_proxy.claude.wire.recycling import NOTHING, Abilities, Recycling
 from claude_proxy.config import Config
 from claude_proxy.core.timing import Timing
 from claude_proxy.service import Service
@@ -214,14 +215,21 @@ class Stream:
 class Proxy:
     """A running proxy and its fake CLI, in one folder."""
 
-    def __init__(self, folder: Path, script: Script, settings: Mapping[str, Any], timing: Timing = TIMING) -> None:
-        """Start it; `settings` are fields of `Config`."""
+    def __init__(
+        self,
+        folder: Path,
+        script: Script,
+        settings: Mapping[str, Any],
+        timing: Timing = TIMING,
+        abilities: Abilities = NOTHING,
+    ) -> None:
+        """Start it; `settings` are fields of `Config`. abilities: what the fake is taken to let a child be used for."""
         self.claude = install(folder / "cli", script)
         (folder / "home").mkdir(exist_ok=True)
         environ = {"HOME": str(folder / "home"), "PATH": os.environ["PATH"], **settings.get("environ", {})}
         fixed = {"claude": str(self.claude), "state_dir": str(folder / "state")}
         self.config = Config(**{**SETTINGS, **fixed, **settings, "environ": environ})
-        self.service = Service(self.config, timing=timing)
+        self.service = Service(self.config, timing=timing, recycling=Recycling(abilities))
         self.server = Server(create_app(self.service), self.config)
         self.port = self.server.port
         self.url = f"http://127.0.0.1:{self.port}"

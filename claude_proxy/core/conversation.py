@@ -220,6 +220,11 @@ def canonical(message: Message) -> bytes:
     return msgspec.json.encode(kept, order="sorted")
 
 
+def is_blank_message(message: Message) -> bool:
+    """True for a message that means nothing: it goes into no digest, and a dialect leaves it out of a request."""
+    return canonical(message) == b"[]"
+
+
 def plain_id(tool_use_id: str) -> str:
     """The letters and digits of a tool id: what every client gives back unchanged."""
     return "".join(character for character in tool_use_id if character.isalnum())

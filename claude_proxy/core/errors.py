@@ -22,7 +22,8 @@
     ├── Overloaded                503 overloaded             (Anthropic dialect: 529)
     ├── ShuttingDown              503 shutting_down
     ├── UpstreamError             502 upstream_error
-    │   └── ChildDied             502 upstream_error
+    │   ├── ChildDied             502 upstream_error
+    │   └── RecycleRefused        502 upstream_error         (the turn is run again in another child)
     ├── ChildSilent               504 timeout
     │   └── RequestTimedOut       504 timeout
     ├── ClientGone                499 client_gone            (nobody is left to tell)
@@ -46,6 +47,8 @@ class ProxyError(Exception):
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "internal_error"
     should_retry: bool | None = None
+    # A child whose turn failed like this cannot be trusted to stop, or to forget the turn.
+    spoils_child: ClassVar[bool] = False
 
     def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -190,18 +193,27 @@ class UpstreamError(ProxyError):
 class ChildDied(UpstreamError):
     """The child's stdout ended. `returncode` is negative for a signal, None where it is not known yet."""
 
+    spoils_child = True
+
     def __init__(self, message: str, *, returncode: int | None = None) -> None:
         super().__init__(message)
         self.returncode = returncode
 
 
+class RecycleRefused(UpstreamError):
+    """A child that has been used could not be made to forget what it holds, or to become what was wanted."""
+
+    spoils_child = True
+
+
 class ChildSilent(ProxyError):
     status = 504
     kind = "timeout"
+    spoils_child = True
 
 
 class RequestTimedOut(ChildSilent):
-    pass
+    spoils_child = False
 
 
 class ClientGone(ProxyError):

@@ -11,7 +11,7 @@ from typing import Protocol
 from ..claude.wire.profile import Point
 from ..core.conversation import Message
 from ..core.errors import ProxyError
-from ..core.events import Completion, MessageStart
+from ..core.events import MessageStart
 from ..core.session_key import SessionKey
 from ..storage.ledger import Ledger, Spent
 from ..storage.sessions import Sessions
@@ -73,36 +73,33 @@ class Books:
         """The answer has begun."""
         self.observers.activity.note(turn.id, "first_token", model=event.model, usage=event.usage)
 
-    def settle(
-        self, turn: Turn, child: Remembering, answer: Completion, heads: Sequence[bytes], reply: Message
-    ) -> bool:
+    def settle(self, turn: Turn, child: Remembering, head: bytes, reply: Message | None) -> bool:
         """Write down a turn that ended well.
 
-        False where its conversation must not go on in this child: it was deleted meanwhile, or the answer is empty.
+        False where the conversation must not go on in this child: deleted meanwhile, or the blank answer of a chat.
 
         Args:
             child: what answered; learns which session it holds.
-            answer: whole.
-            heads: the digests from which the conversation goes on; the first one is the child's.
-            reply: the answer as a message of the conversation.
+            head: the digest from which the conversation goes on.
+            reply: the answer as a message of the conversation; None where it is blank.
         """
         spent = self.ledger.statements(spent_by(turn))
-        if not answer.blocks:
+        if reply is None and not turn.mode.runs_agent:
             self.sessions.write(spent)
             return False
         assert turn.session is not None
         messages = turn.conversation.messages
-        new = messages[len(messages) - turn.request.new_messages :]
+        new = (*messages[len(messages) - turn.request.new_messages :], *([] if reply is None else [reply]))
         child.session = turn.session.key
         child.is_remembered = self.sessions.finish(
             turn.session,
-            heads,
-            len(messages) + 1,
+            (head,),
+            len(messages) + (reply is not None),
             model=turn.report.model,
             mode=turn.mode.name,
             point=child.point if turn.mode.persists else None,
             claude_session_id=child.session_id,
-            history=(*new, reply) if turn.request.stores_history else (),
+            history=new if turn.request.stores_history else (),
             more=spent,
         )
         if not child.is_remembered:

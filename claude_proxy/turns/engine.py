@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
+from ..claude.turn.connection import Connection
 from ..core.errors import BadRequest, ChildSilent, InternalError, ProxyError, RequestTimedOut
 from .books import Books
 from .runner import TurnRunner
@@ -67,9 +68,10 @@ class Engine:
     def work(self, turn: Turn) -> None:
         """One job of a worker: the turn to its end, whatever happens."""
         error: ProxyError | None = None
+        spent: list[Connection] = []
         turn.report.note_taken(self.clock())
         try:
-            self.runner.run(turn)
+            self.runner.run(turn, spent)
         except ProxyError as raised:
             error = raised
         except Exception:  # our own bug: the client is told so, the log holds the traceback
@@ -83,6 +85,7 @@ class Engine:
             if turn.watch is not None:
                 self.watchdog.remove(turn.watch)
             turn.finish(error)
+            self.runner.take_back(spent)  # the client does not wait for it
 
     def _fail(self, turn: Turn, error: ProxyError) -> None:
         if turn.report.has_begun:

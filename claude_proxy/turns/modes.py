@@ -6,6 +6,7 @@ the mode instead of testing what it is. Invariant: a mode is frozen, so that two
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from ..claude.turn.translator import Translator
 from ..claude.turn.turn_translator import TurnTranslator
 from ..claude.wire.profile import Profile
 from ..core.conversation import Conversation, Options, ThinkingMode, ToolChoice
+from ..core.schemas import meets_schema
 
 ModeName = Literal["chat", "client-tools", "agent"]
 
@@ -61,7 +63,9 @@ class Mode:
             return AgentTranslator(now, clock, progress=self.progress, structured=structured)
         # The API looks for stop sequences that hold more than blanks; the others are looked for here.
         stops = [stop for stop in options.stop_sequences if not stop.strip()]
-        return Translator(now, profile.toolset, structured=structured, stops=stops)
+        schema = options.json_schema
+        accepts = partial(meets_schema, schema) if structured and schema is not None else None
+        return Translator(now, profile.toolset, structured=structured, stops=stops, accepts=accepts)
 
 
 @dataclass(frozen=True, slots=True)

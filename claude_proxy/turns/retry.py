@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from ..core.errors import BadRequest, ChildDied, NotAuthenticated, PlanLimitReached, ProxyError, UpstreamError
+from ..core.errors import (
+    BadRequest,
+    ChildDied,
+    NotAuthenticated,
+    PlanLimitReached,
+    ProxyError,
+    RecycleRefused,
+    UpstreamError,
+)
 from .quirks import Experiments
 
 
@@ -69,6 +77,8 @@ def choose_remedy(error: ProxyError, attempts: Attempts, *, has_begun: bool, was
     match error:
         case ChildDied() if not attempts.replaced:
             return Remedy.NEW_PROCESS
+        case RecycleRefused() if not attempts.replaced:
+            return Remedy.FRESH_CHILD
         case UpstreamError() if was_resumed and not attempts.replaced:
             return Remedy.FRESH_CHILD
         case NotAuthenticated() if not attempts.logged_in_again:

@@ -1,35 +1,35 @@
 """Runs one turn on children until an attempt ends well, or nothing is left to be tried.
 
 `engine.py` calls `run` on a worker's thread. Out: the turn's events, on its channel.
-Invariants: a child's state advances only when the turn's `result` has arrived; a child that failed, was cut or
-interrupted is never used again; the question is written before any book is kept, for the model thinks meanwhile.
+Invariants: a child's state advances only when the turn's `result` has arrived; a turn that failed, was cut or was
+interrupted is taken back out of its child, and where that cannot be done the child is never used again; the question is
+written before any book is kept, for the model thinks meanwhile.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from ..claude.fleet.fleet import Fleet
+from ..claude.fleet.fleet import Fleet, Wanted
 from ..claude.turn.ask import ask_question, prepare_turn, read_answer
 from ..claude.turn.connection import Connection
 from ..claude.turn.turn_translator import TurnTranslator
 from ..claude.wire.parameters import is_open
 from ..claude.wire.profile import Profile
-from ..core.conversation import Message, digest_chain, digest_message, digest_profile
+from ..core.conversation import Message, digest_chain, digest_message, digest_profile, is_blank_message
 from ..core.errors import NotAuthenticated, ProxyError, UpstreamError
 from ..core.events import Collector, Completion, Event, MessageEnd, MessageStart
-from ..core.schemas import find_problem
+from ..core.schemas import find_problem, simplify
+from ..core.timing import Timing
 from .books import Books
-from .foresight import Foresight
 from .login import LoginState
 from .observer import TurnObserver
 from .quirks import ModelQuirks
-from .rehearsing import foresee
 from .retry import Attempts, Remedy, choose_remedy
 from .turn import Turn
 from .watchdog import Watch
@@ -47,6 +47,7 @@ class TurnRunner:
         login: LoginState,
         clock: Callable[[], float],
         *,
+        timing: Timing,
         silence_timeout: float,
         client_timeout: float,
         fallback_model: str = "",
@@ -56,6 +57,7 @@ class TurnRunner:
         books: what is written down about turns.
         login: what is known of the CLI's login; turns prove it.
         clock: monotonic seconds.
+        timing: how long the CLI may take to end a turn.
         silence_timeout: seconds that a child may be silent while no tool of its own runs.
         client_timeout: seconds that a client may take nothing.
         fallback_model: the CLI's name of the model that answers while the plan refuses another; empty for none.
@@ -65,22 +67,25 @@ class TurnRunner:
         self._plan_limits = books.observers.plan_limits
         self._login = login
         self._clock = clock
+        self._timing = timing
         self._silence_timeout = silence_timeout
         self._client_timeout = client_timeout
         self._fallback_model = fallback_model
         self._quirks = ModelQuirks()
-        self._foresight = Foresight()
 
     def ignored(self, turn: Turn) -> tuple[str, ...]:
         """What of a turn's request would not be honoured, as far as is known now."""
         return turn.ignores(self._quirks.parameters(turn).ignored)
 
-    def run(self, turn: Turn) -> None:
-        """Attempts until one ends well, or nothing is left to be tried. Raises the reason."""
+    def run(self, turn: Turn, spent: list[Connection]) -> None:
+        """Attempts until one ends well, or nothing is left to be tried. Raises the reason.
+
+        spent: gets the children for `take_back`, which is to follow once the client has its answer.
+        """
         attempts = Attempts()
         while True:
             try:
-                return self._attempt(turn, attempts)
+                return self._attempt(turn, attempts, spent)
             except ProxyError as error:
                 reason = turn.abort_reason
                 if reason is not None:
@@ -88,6 +93,22 @@ class TurnRunner:
                 if not self._try_again(turn, error, attempts):
                     raise
                 log.info("%s is run once more: %s", turn.id, error.message)
+                self.take_back(spent)
+
+    def take_back(self, spent: list[Connection]) -> None:
+        """Take the last turn out of these children and give them back; one that does not let it be taken is retired."""
+        while spent:
+            child = spent.pop()
+            try:
+                child.take_back()
+            except ProxyError as error:
+                log.info("Child %d is given up: %s", child.child.pid, error.message)
+                self._fleet.retire(child, urgent=True)
+            except BaseException:
+                self._fleet.retire(child, urgent=True)
+                raise
+            else:
+                self._fleet.give_back(child)
 
     def _try_again(self, turn: Turn, error: ProxyError, attempts: Attempts) -> bool:
         """True where the next attempt, set up differently, may end well."""
@@ -126,74 +147,84 @@ class TurnRunner:
             return turn.profile
         if turn.mode.schema_per_request and not self._quirks.known(turn).schema and not is_open(schema):
             return turn.profile
-        return replace(turn.profile, json_schema=msgspec.json.encode(schema))
+        return replace(turn.profile, json_schema=msgspec.json.encode(simplify(schema)))
 
-    def _attempt(self, turn: Turn, attempts: Attempts) -> None:
+    def _attempt(self, turn: Turn, attempts: Attempts, spent: list[Connection]) -> None:
         limit = self._plan_limits.check(turn.profile.model)
         if limit is not None and not self._fall_back(turn):
             raise limit
-        start = digest_profile(turn.name.partition, turn.mode.digest_kind, turn.profile.model, turn.conversation)
-        chain = digest_chain(start, turn.conversation.messages)
-        profile = self._profile(turn)
-        child, held = self._lease(turn, profile, chain, attempts)
-        with self._retired_on_failure(turn, child):
-            answer, is_cut = self._converse(turn, profile, child, held, chain)
+        wanted = self._wanted(turn)
+        child, keep = self._lease(turn, wanted, attempts)
+        with self._given_up_on_failure(turn, child, spent):
+            answer, is_cut = self._converse(turn, wanted, child, keep)
         # A whole answer can still say it; a stream's headers are long gone.
         turn.report.note_plan_warning(self._plan_limits.warning(turn.profile.model))
         # Given back before the client knows that the turn has ended: its next request must find the child.
-        self._give_back(turn, child, chain[-1], answer, is_cut=is_cut)
+        self._give_back(turn, child, wanted.chain[-1], answer, spent, is_cut=is_cut)
         self._books.done(turn)
         turn.end_answer()
         self._emit(turn, answer.end)
 
+    def _wanted(self, turn: Turn) -> Wanted:
+        start = digest_profile(turn.name.partition, turn.mode.digest_kind, turn.profile.model, turn.conversation)
+        messages = turn.conversation.messages
+        return Wanted(self._profile(turn), turn.name.owner, digest_chain(start, messages), messages)
+
     @contextmanager
-    def _retired_on_failure(self, turn: Turn, child: Connection) -> Iterator[None]:
-        """Whatever fails, a bug of ours included: the child is given up, since no other thread would ever end it."""
+    def _given_up_on_failure(self, turn: Turn, child: Connection, spent: list[Connection]) -> Iterator[None]:
+        """Whatever fails, a bug of ours included: the turn is taken back, or the child retired; no other thread would
+        ever do either."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             turn.detach()
             self._books.withdraw_questions(turn)
-            self._fleet.retire(child, urgent=True)
+            reason = turn.abort_reason or error
+            is_sound = isinstance(reason, ProxyError) and not (reason.spoils_child or _spoils(error))
+            if is_sound and child.is_recyclable and child.is_running():
+                spent.append(child)
+            else:
+                self._fleet.retire(child, urgent=True)
             raise
 
-    def _lease(
-        self, turn: Turn, profile: Profile, chain: tuple[bytes, ...], attempts: Attempts
-    ) -> tuple[Connection, int]:
-        """A child, and how many of the conversation's messages it holds. Raises the reason of an aborted turn."""
+    def _lease(self, turn: Turn, wanted: Wanted, attempts: Attempts) -> tuple[Connection, int]:
+        """A child, and how many of the conversation's messages it keeps. Raises the reason of an aborted turn."""
         reason = turn.abort_reason
         if reason is not None:
             raise reason
-        if not attempts.fresh and profile.json_schema is None:
-            found = self._fleet.lease_holding(chain, turn.conversation.messages)
-            if found is not None:
-                turn.report.note_leased("live", self._clock())
-                return found
         if turn.mode.persists and not attempts.fresh:
-            self._books.begin_session(turn, chain)
+            self._books.begin_session(turn, wanted.chain)
+            held = self._fleet.lease_held(wanted)
             session = turn.session
-            if session is not None and session.point is not None:
-                child = self._fleet.lease(profile, session.point)
-                child.history_digest = chain[session.known]
+            if held is None and session is not None and session.point is not None:
+                child = self._fleet.lease_resumed(wanted, session.point, session.known)
                 turn.report.note_leased("resumed", self._clock())
                 return child, session.known
-        child = self._fleet.lease(profile, skip_spares=attempts.skip_spares)
-        turn.report.note_leased("new", self._clock())
-        return child, 0
+            if held is not None:
+                turn.report.note_leased("live", self._clock())
+                return held
+        child, keep = self._fleet.lease(wanted, fresh=attempts.fresh, skip_spares=attempts.skip_spares)
+        turn.report.note_leased("live" if keep else "new", self._clock())
+        return child, keep
 
-    def _converse(
-        self, turn: Turn, profile: Profile, child: Connection, held: int, chain: tuple[bytes, ...]
-    ) -> tuple[Completion, bool]:
-        """The turn on a leased child, which holds so many of its messages: every event is emitted but the last.
+    def _converse(self, turn: Turn, wanted: Wanted, child: Connection, keep: int) -> tuple[Completion, bool]:
+        """The turn on a leased child, which keeps so many of its messages: every event is emitted but the last.
 
         True where the child's history is not the client's.
         """
-        translator = self._ask(turn, profile, child, held)
-        self._keep_books(turn, held, chain)
         watch = _watch_of(turn)
+
+        def alive() -> None:
+            """The child was heard; a turn that was aborted meanwhile goes no further."""
+            watch.alive()
+            if turn.abort_reason is not None:
+                raise turn.abort_reason
+
+        translator = self._ask(turn, wanted, child, keep, alive)
+        self._keep_books(turn, keep, wanted.chain)
         observer = TurnObserver(self._books.observers, turn, child, translator, silence_timeout=self._silence_timeout)
         collector = Collector()
-        for event in read_answer(child, translator, watch.alive, observer.on_message):
+        for event in read_answer(child, translator, alive, observer.on_message, self._timing.end_timeout):
             collector.add(event)
             if not isinstance(event, MessageEnd):
                 self._emit(turn, event)
@@ -204,21 +235,32 @@ class TurnRunner:
             _check_json(schema, answer.text)
         return answer, translator.cut
 
-    def _ask(self, turn: Turn, profile: Profile, child: Connection, held: int) -> TurnTranslator:
+    def _ask(
+        self, turn: Turn, wanted: Wanted, child: Connection, keep: int, alive: Callable[[], None]
+    ) -> TurnTranslator:
         """Everything up to the question, which is written; returns what translates the answer."""
         parameters = self._quirks.parameters(turn)
         turn.report.note_ignored(turn.ignores(parameters.ignored))
-        translator = turn.mode.build_translator(profile, turn.conversation.options, now=time.time(), clock=self._clock)
-        alive = _watch_of(turn).alive
+        options = turn.conversation.options
+        translator = turn.mode.build_translator(wanted.profile, options, now=time.time(), clock=self._clock)
         turn.attach(child)
-        new = turn.conversation.messages[held:]
+        messages, chain = wanted.messages, wanted.chain
         cache_breakpoint = not self._quirks.known(turn).cache_breakpoint
-        prepare_turn(child, profile, new, parameters.settings, alive, cache_breakpoint=cache_breakpoint)
+        prepare_turn(
+            child,
+            wanted.profile,
+            messages,
+            chain,
+            parameters.settings,
+            alive,
+            keep=keep,
+            cache_breakpoint=cache_breakpoint,
+        )
         turn.report.note_asked(self._clock())
-        ask_question(child, new)
+        ask_question(child, messages[-1], chain[-1])
         return translator
 
-    def _keep_books(self, turn: Turn, held: int, chain: tuple[bytes, ...]) -> None:
+    def _keep_books(self, turn: Turn, held: int, chain: Sequence[bytes]) -> None:
         """What must be known before the client sees the first event, and was not needed to ask."""
         self._books.begin_session(turn, chain)
         assert turn.session is not None
@@ -238,24 +280,44 @@ class TurnRunner:
         turn.channel.put(event, self._client_timeout, on_wait=watch.pause)
         watch.alive()
 
-    def _give_back(self, turn: Turn, child: Connection, before: bytes, answer: Completion, *, is_cut: bool) -> None:
-        """Give the child back with what it holds now, or retire it where its history is not the client's."""
+    def _give_back(
+        self,
+        turn: Turn,
+        child: Connection,
+        before: bytes,
+        answer: Completion,
+        spent: list[Connection],
+        *,
+        is_cut: bool,
+    ) -> None:
+        """Give the child back with what it holds now, or have the turn taken back where that is not the client's.
+
+        Args:
+            before: the digest of the conversation up to the question.
+            spent: gets a child whose turn must be taken back.
+            is_cut: the CLI was stopped in its answer.
+        """
         turn.detach()
         _watch_of(turn).pause()
         reply = Message("assistant", answer.blocks)
-        head = digest_message(before, reply)
-        foreseen = answer.blocks and not turn.mode.runs_agent and self._profile(turn) is turn.profile
-        expected = foresee(self._foresight, turn, reply) if foreseen else None
-        heads = (head, *([expected.history_digest] if expected is not None else []))
-        remembered = self._books.settle(turn, child, answer, heads, reply)
+        # What a client cannot send back is no message of the conversation: it goes on from the question.
+        is_blank = is_blank_message(reply)
+        head = before if is_blank else digest_message(before, reply)
+        is_known = self._books.settle(turn, child, head, None if is_blank else reply)
         is_aborted = turn.abort_reason is not None
-        if is_cut or is_aborted or not remembered or (expected is not None and expected.certain):
-            self._fleet.retire(child, urgent=is_aborted or turn.mode.kills_cut_child)
-        else:
-            child.history_digest = head
+        if is_known and not is_cut and not is_aborted:
+            if not is_blank:
+                child.note_reply(head)
             self._fleet.give_back(child)
-        if expected is not None and remembered:
-            self._fleet.preload(expected)
+        elif child.is_recyclable:
+            spent.append(child)
+        else:
+            self._fleet.retire(child, urgent=is_aborted or turn.mode.kills_cut_child)
+
+
+def _spoils(error: BaseException) -> bool:
+    """True where a failure says that its child is not to be trusted; a bug of ours does."""
+    return not isinstance(error, ProxyError) or error.spoils_child
 
 
 def _watch_of(turn: Turn) -> Watch:

@@ -27,7 +27,9 @@ Origin = Literal["new", "live", "replayed", "resumed"]
 
 
 class Terminable(Protocol):
-    """The child of a turn, as far as an abort needs it."""
+    """The child of a turn, as far as an abort needs it. `interrupt` stops the turn, `terminate` the child."""
+
+    def interrupt(self) -> None: ...
 
     def terminate(self) -> None: ...
 
@@ -230,14 +232,16 @@ class Turn:
             has_ended, child, queue = self._has_ended, self._child, self._queue
             if not has_ended:
                 self._abort_reason = error
+                if child is not None and not error.spoils_child:
+                    child.interrupt()  # with the lock held: a moment later the child may be another turn's
         if self.report.has_begun:
             error.no_retry()
         self.channel.abort(error)
         if has_ended:
             return
-        if child is not None:
+        if child is not None and error.spoils_child:
             child.terminate()
-        elif queue is not None:
+        elif child is None and queue is not None:
             queue.cancel_queued(self)
 
     def release(self) -> None:

@@ -1,5 +1,6 @@
 """`GET /health` and `GET /`: how the proxy is, without asking anyone who could be busy."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +29,7 @@ def build_health(status: Status, *, full: bool) -> dict[str, Any]:
         "warm": status.fleet.spare,
         "live": status.fleet.live,
         "parked": status.fleet.parked,
+        "recycling": {**asdict(status.recycling), "reason": status.recycling_reason or None},
     }
 
 

@@ -519,23 +519,6 @@ def test_an_idle_conversation_is_given_up_after_a_while(start: Start) -> None:
     assert proxy.log()[0].end == "eof"
 
 
-def test_a_client_whose_last_message_moves_is_prepared_for(proxy: Proxy) -> None:
-    """Some put a block of context at the end of every request: the rest is in a child before the next one comes."""
-    block = {"role": "user", "content": "context"}
-    messages: list[Any] = []
-    for number in range(2):
-        messages.append(f"turn {number}")
-        answer = proxy.ask(*messages, block)
-        assert answer.text == "Hello from upstream: context"
-        messages.append(assistant(answer.text))
-    history = [(one["role"], one["content"]) if isinstance(one, dict) else ("user", one) for one in messages]
-    proxy.wait_for_log(lambda log: any(conversation_of(process) == history for process in log))
-    answer = proxy.ask(*messages, "turn 2", block)
-    assert answer.headers["x-claude-proxy-session"].endswith("; live")
-    asked = [*history, ("user", "turn 2"), ("user", "context")]
-    assert [process for process in proxy.log() if conversation_of(process) == asked]
-
-
 def test_a_short_memory_keeps_no_child_waiting(start: Start) -> None:
     """Neither spares nor conversations; requests are served all the same."""
     proxy = start(timing=replace(TIMING, memory_floor_bytes=1 << 62), warm=1)

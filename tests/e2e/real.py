@@ -21,8 +21,9 @@ from typing import Any
 import psutil
 
 import claude_proxy
+from claude_proxy.claude.wire.recycling import EVERYTHING, NOTHING, Abilities, Recycling
 from claude_proxy.config import Config
-from claude_proxy.service import Service
+from claude_proxy.service import Service, may_recycle
 from claude_proxy.web.app import create_app
 from claude_proxy.web.server import Server
 from tests.fake_cli import Process
@@ -39,6 +40,12 @@ _REMINDERS = tuple(
     f"<system-reminder>\n{begin}" for begin in ("# Environment\n", "You are powered by the model ", "Today's date is ")
 )
 _LISTENING = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
+
+
+def abilities_of(config: Config) -> Abilities:
+    """What children are used again for: everything, as the check of the start finds with this CLI (it has a test of its
+    own), unless the settings, or NO_RECYCLE of the test run, say otherwise."""
+    return EVERYTHING if may_recycle(config) and not os.environ.get("NO_RECYCLE") else NOTHING
 
 
 class RealProxy(Proxy):
@@ -58,7 +65,7 @@ class RealProxy(Proxy):
         environ = {**make_environ(folder, self.api.base_url), **given.pop("environ", {})}
         fixed = {"claude": str(cli), "state_dir": str(folder / "state")}
         self.config = Config(**{**SETTINGS, **fixed, **given, "environ": environ})
-        self.service = Service(self.config)
+        self.service = Service(self.config, recycling=Recycling(abilities_of(self.config)))
         self.server = Server(create_app(self.service), self.config)
         self.port = self.server.port
         self.url = f"http://127.0.0.1:{self.port}"

@@ -1,13 +1,14 @@
 """What a turn costs upstream: the API's prompt cache goes on serving, live or replayed."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.e2e.real import RealProxy
-from tests.harness import Json, wait_until
+from tests.harness import Json
 
 pytestmark = pytest.mark.e2e
 
@@ -75,13 +76,6 @@ def drop_children(proxy: RealProxy) -> None:
     proxy.service.fleet.retire_idle()
 
 
-def is_preloaded(proxy: RealProxy) -> bool:
-    """True once a child that no turn has used holds a conversation."""
-    fleet = proxy.service.fleet
-    with fleet.changed:
-        return any(child.history_digest is not None and child.point is None for child in fleet.members.live)
-
-
 def assert_well_marked(bodies: list[Json]) -> None:
     """At most four breakpoints, all with the ttl that the CLI asks for with a plan's login."""
     for body in bodies:
@@ -130,18 +124,18 @@ def test_a_replay_in_the_middle_costs_one_turn_of_cache(start: Start) -> None:
     assert texts(bodies[5])[: len(replayed)] == replayed
 
 
-def test_a_context_that_moves_to_the_end_is_foreseen(start: Start) -> None:
-    """OpenClaw's shape: from the second turn on a child waits with what the request begins with."""
+def test_a_context_that_moves_to_the_end_costs_no_child(start: Start) -> None:
+    """OpenClaw's shape: from the second turn on the child forgets the context of the turn before, and goes on."""
     proxy = start()
     messages: list[Json] = [SYSTEM]
     cached = []
     for turn in range(4):
         messages.append({"role": "user", "content": f"question {turn}"})
         answer = proxy.say(*messages, {"role": "user", "content": f"<<<CONTEXT>>> {turn}"})
-        assert answer.headers["x-claude-proxy-session"].endswith("; live" if turn else "; new")
+        if not os.environ.get("NO_RECYCLE"):
+            assert answer.headers["x-claude-proxy-session"].endswith("; live" if turn else "; new")
         cached.append(answer.json["usage"]["prompt_tokens_details"]["cached_tokens"])
         messages.append({"role": "assistant", "content": answer.json["choices"][0]["message"]["content"]})
-        wait_until(lambda: is_preloaded(proxy), "a child that holds what comes next")
     assert_well_marked(proxy.bodies)
     assert cached[2] > cached[1] and cached[3] > cached[2]
 

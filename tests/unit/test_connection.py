@@ -25,9 +25,11 @@ from claude_proxy.claude.wire.protocol import (
     UserLine,
     parse_line,
 )
-from claude_proxy.core.conversation import Message, Text, user
+from claude_proxy.claude.wire.recycling import Recycling
+from claude_proxy.core.conversation import user
 from claude_proxy.core.errors import UpstreamError
 from claude_proxy.core.models import Catalogue
+from claude_proxy.core.timing import Timing
 from tests.cli_lines import RESULT, Json, read
 
 INIT: Json = {"type": "system", "subtype": "init", "session_id": "s1"}
@@ -61,7 +63,7 @@ class Pretender:
 
 def connection(*messages: Json, agent: bool = True) -> tuple[Connection, Pretender]:
     child = Pretender(*messages)
-    return Connection(cast(Child, child), "sonnet", Catalogue(), agent=agent), child
+    return Connection(cast(Child, child), "sonnet", Catalogue(), Recycling(), Timing(), agent=agent), child
 
 
 def line(kind: str, uuid: str, parent: str | None = None, content: Any = ()) -> Json:
@@ -138,36 +140,8 @@ def test_an_idle_child_is_quiet_unless_it_begins_a_turn(kind: type) -> None:
     assert connection({"type": "new in the next release"})[0].poll_idle()
 
 
-def preloading() -> tuple[Connection, Pretender]:
-    """A child that is given a history of two user messages, the first of which is on its way."""
-    talk, child = connection()
-    talk.prepare(Profile("sonnet"))
-    talk.preload([user("one"), Message("assistant", (Text("1"),)), user("two")], b"digest")
-    child.sent.clear()
-    return talk, child
-
-
 def add_lines(child: Pretender, *messages: Json) -> None:
     child.lines += [json.dumps(message).encode() for message in messages]
-
-
-def test_a_history_is_put_in_step_by_step() -> None:
-    """The CLI begins and ends a turn for each user message; what the child holds is known after the last."""
-    talk, child = preloading()
-    seen = []
-    for lines in ([INIT], [RESULT], [INIT, RESULT], [RESULT]):
-        add_lines(child, *lines)
-        seen.append((talk.poll_idle(), [sent["type"] for sent in child.sent], talk.history_digest))
-    put_in = ["assistant", "user"]
-    assert seen == [(True, [], None), (True, put_in, None), (True, put_in, b"digest"), (False, put_in, b"digest")]
-
-
-@pytest.mark.parametrize("said", [{**RESULT, "is_error": True}, SAID[StreamEvent], SAID[Assistant]])
-def test_a_history_that_is_answered_or_refused_is_of_no_use(said: Json) -> None:
-    """The child is retired."""
-    talk, child = preloading()
-    add_lines(child, said)
-    assert not talk.poll_idle()
 
 
 def test_a_session_stands_after_the_last_message_of_its_own() -> None:
@@ -202,7 +176,7 @@ def test_the_recorded_limit_leaves_a_session_after_its_tool() -> None:
     [
         (Profile("sonnet", agent=True), {}),
         (Profile("sonnet", "You are MUSE.", agent=True), {"systemPrompt": ["You are MUSE."]}),
-        (Profile("sonnet"), {"systemPrompt": []}),
+        (Profile("sonnet"), {"systemPrompt": [], "systemPromptSnapshot": False}),
     ],
 )
 def test_an_agent_keeps_the_clis_own_prompt(profile: Profile, wanted: Json) -> None:
@@ -226,7 +200,7 @@ def test_an_earlier_message_that_was_not_taken_is_an_error() -> None:
     """The history would be another."""
     talk, child = connection({**RESULT, "is_error": True})
     with pytest.raises(UpstreamError):
-        talk.replay(user("old"), lambda: None)
+        talk.replay(user("old"), b"1", lambda: None)
     assert child.sent[0]["shouldQuery"] is False
 
 
@@ -257,7 +231,7 @@ def test_the_models_that_a_child_names_go_into_the_catalogue() -> None:
     """Each `initialize` answer has them."""
     child = Pretender()
     catalogue = Catalogue()
-    talk = Connection(cast(Child, child), "sonnet", catalogue)
+    talk = Connection(cast(Child, child), "sonnet", catalogue, Recycling(), Timing())
     talk.prepare(Profile("sonnet"))
     rows = [{"value": "opus", "resolvedModel": "claude-opus-9"}, {"value": "odd"}, "odd"]
     answer = {"subtype": "success", "request_id": child.sent[0]["request_id"], "response": {"models": rows}}

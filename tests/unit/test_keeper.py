@@ -59,6 +59,7 @@ class Talk:
     """What fleet and keeper see of a connection."""
 
     last_used = 0.0
+    was_interrupted = False
 
     def __init__(self, child: Process, is_parked: bool) -> None:
         self.child = child
@@ -178,6 +179,14 @@ def test_a_child_that_cannot_be_killed_is_not_cleared_up(bench: Bench) -> None:
     bench.fleet.retire_idle()
     bench.sweep_for(GRACE)
     assert [step for _, step in other.done] == ["end_input", "reap"]
+
+
+def test_a_leased_child_that_does_not_stop_its_turn_is_killed(bench: Bench) -> None:
+    """As one that does not obey SIGTERM: an interrupt takes milliseconds."""
+    connection, child = bench.add("leased", "kill")
+    cast(Talk, connection).was_interrupted = True
+    bench.sweep_for(GRACE + 1.0)
+    assert {step for _, step in child.done} == {"kill"} and child.done[0][0] >= GRACE
 
 
 def test_a_leased_child_that_does_not_obey_is_killed(bench: Bench) -> None:

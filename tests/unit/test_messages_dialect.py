@@ -403,13 +403,15 @@ CALL_TEXT = {"type": "text", "text": "z"}
 
 def test_replayed_thinking_names_the_model_that_thought_it() -> None:
     """The CLI keeps it only where that is the current model."""
-    line = json.loads(build_message(Message("assistant", (Thinking("hm", "sig", "claude-x"), Text("y"))), query=False))
+    line = json.loads(
+        build_message(Message("assistant", (Thinking("hm", "sig", "claude-x"), Text("y"))), "u-1", query=False)
+    )
     assert line["message"] == {
         "role": "assistant",
         "content": [THOUGHT, {"type": "text", "text": "y"}],
         "model": "claude-x",
     }
-    assert "model" not in json.loads(build_message(user("x"), query=True))["message"]
+    assert "model" not in json.loads(build_message(user("x"), "u-1", query=True))["message"]
 
 
 def test_signatures_are_forgotten_oldest_first() -> None:

@@ -209,7 +209,11 @@ def test_a_question_is_answered_as_in_the_recording(allow: bool, wanted: dict[st
 
 @pytest.mark.parametrize(
     ("system", "keeps_own", "wanted"),
-    [(None, True, {}), (None, False, {"systemPrompt": []}), ("Hi", True, {"systemPrompt": ["Hi"]})],
+    [
+        (None, True, {}),
+        (None, False, {"systemPrompt": [], "systemPromptSnapshot": False}),
+        ("Hi", True, {"systemPrompt": ["Hi"]}),
+    ],
 )
 def test_an_agent_keeps_the_prompt_of_the_cli_unless_it_is_given_one(
     system: str | None, keeps_own: bool, wanted: dict[str, Any]
@@ -244,9 +248,10 @@ def test_control_requests_are_what_the_recordings_hold() -> None:
     ]
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in built)
     bodies = [json.loads(line) for line in built]
+    snapshot = {"systemPromptSnapshot": False}  # with one, `set_model` could not change the prompt later
     assert [body.get("request") for body in bodies] == [
-        {"subtype": "initialize", "systemPrompt": ["You are MUSE."], "jsonSchema": {}},
-        {"subtype": "initialize", "systemPrompt": []},
+        {"subtype": "initialize", "systemPrompt": ["You are MUSE."], **snapshot, "jsonSchema": {}},
+        {"subtype": "initialize", "systemPrompt": [], **snapshot},
         {"subtype": "set_model", "model": "opus"},
         {"subtype": "apply_flag_settings", "settings": {"effortLevel": None}},
         None,
@@ -259,15 +264,17 @@ def test_control_requests_are_what_the_recordings_hold() -> None:
 
 def test_a_message_is_one_line_whatever_is_in_it() -> None:
     """Line breaks are escaped; only the last one asks for an answer."""
-    asked = json.loads(build_message(user("a\nb\u2028c"), query=True))
+    asked = json.loads(build_message(user("a\nb\u2028c"), "u-1", query=True))
     assert asked["message"] == {"role": "user", "content": [{"type": "text", "text": "a\nb\u2028c"}]}
     assert asked["client_composed"] is True and "shouldQuery" not in asked
-    replayed = json.loads(build_message(user("x"), query=False))
+    replayed = json.loads(build_message(user("x"), "u-1", query=False))
     assert replayed["shouldQuery"] is False
-    answer = json.loads(build_message(Message("assistant", (Text("x"), ToolUse("a", "f", {"b": 1}))), query=False))
+    answer = json.loads(
+        build_message(Message("assistant", (Text("x"), ToolUse("a", "f", {"b": 1}))), "u-1", query=False)
+    )
     assert answer["type"] == "assistant" and "client_composed" not in answer
     assert answer["message"]["content"][1] == {"type": "tool_use", "id": "a", "name": "f", "input": {"b": 1}}
-    assert build_message(user("a\r\nb"), query=True).count(b"\n") == 1
+    assert build_message(user("a\r\nb"), "u-1", query=True).count(b"\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -275,7 +282,7 @@ def test_a_message_is_one_line_whatever_is_in_it() -> None:
 )
 def test_a_cache_breakpoint_is_on_the_last_block(ttl: str | None, mark: dict[str, str] | None) -> None:
     """And only there."""
-    line = build_message(Message("user", (Text("a"), Text("b"))), query=False, cache_ttl=ttl)
+    line = build_message(Message("user", (Text("a"), Text("b"))), "u-1", query=False, cache_ttl=ttl)
     first, last = json.loads(line)["message"]["content"]
     assert "cache_control" not in first and last.get("cache_control") == mark
 
@@ -283,11 +290,11 @@ def test_a_cache_breakpoint_is_on_the_last_block(ttl: str | None, mark: dict[str
 def test_thinking_goes_back_with_the_model_that_thought_it() -> None:
     """The CLI keeps it only where it names the current model."""
     content = (Thinking("hmm", "sig", "claude-x"), Text("ok"))
-    message = json.loads(build_message(Message("assistant", content), query=False))["message"]
+    message = json.loads(build_message(Message("assistant", content), "u-1", query=False))["message"]
     assert message["model"] == "claude-x"
     assert message["content"][0] == {"type": "thinking", "thinking": "hmm", "signature": "sig"}
     two = (Thinking("a", "s", "claude-x"), Thinking("b", "s", "claude-y"))
-    assert "model" not in json.loads(build_message(Message("assistant", two), query=False))["message"]
+    assert "model" not in json.loads(build_message(Message("assistant", two), "u-1", query=False))["message"]
 
 
 RESULTS = (

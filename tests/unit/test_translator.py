@@ -290,8 +290,10 @@ def test_a_call_that_the_cli_answers_itself_ends_the_answer() -> None:
     events = feed(translator, *said, answered)
     assert translator.done and translator.cut and collect(events).stop_reason == "tool_use"
     early = Translator(NOW)
-    feed(early, start(), *call(0, "t1", "f"), answered)
-    assert not early.done
+    events = feed(early, start(), *call(0, "t1", "f"), answered)
+    assert events and all(not isinstance(event, MessageEnd) for event in events)
+    events += feed(early, stopped("tool_use"))
+    assert (early.done, early.cut, collect(events).stop_reason) == (True, True, "tool_use")
     other = {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "other"}]}}
     unmoved = Translator(NOW)
     feed(unmoved, *said, other)
@@ -299,14 +301,84 @@ def test_a_call_that_the_cli_answers_itself_ends_the_answer() -> None:
 
 
 def test_an_answer_may_begin_anew_only_before_its_first_word() -> None:
-    """A second message after an end goes on with the next index; one without is a broken answer."""
+    """One that begins again after that, and before it has stopped, is broken."""
     assert collect(translate(start(), start(), *text(0, "a"), stopped("end_turn"), RESULT)).text == "a"
     with pytest.raises(UpstreamError):
         translate(start(), opened(0), start())
-    went_on = translate(
-        start(), *text(0, "a"), stopped("pause_turn"), MESSAGE_STOP, start(), *text(0, "b"), stopped("end_turn"), RESULT
-    )
-    assert collect(went_on).text == "ab"
+
+
+ANSWERED_BY_CLI = {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "t1"}]}}
+FAILURE_RESULT = {**RESULT, "is_error": True, "subtype": "error_during_execution"}
+RETRY = {"type": "system", "subtype": "api_retry", "error_status": 500}
+# What the model says, each as (lines, the ids of its calls).
+SAID: dict[str, tuple[list[Json], tuple[str, ...]]] = {
+    "nothing": ([], ()),
+    "a blank": (text(0, " \n"), ()),
+    "text": (text(0, "a"), ()),
+    "a call": (call(0, "t1", "f"), ("t1",)),
+    "a bad call": (call(0, "t1", "f", '{"a'), ("t1",)),
+    "text and a call": ([*text(0, "a"), *call(1, "t1", "f")], ("t1",)),
+    "two calls": ([*call(0, "t1", "f"), *call(1, "t2", "f")], ("t1", "t2")),
+}
+STOP_REASONS = ("end_turn", "tool_use", "stop_sequence", "max_tokens", "refusal", "pause_turn", "made up")
+# What the CLI does once the model has stopped.
+AFTERWARDS: dict[str, list[Json]] = {
+    "asks again": [MESSAGE_STOP, start(), *text(0, "not the answer"), stopped("end_turn"), RESULT],
+    "answers a call itself": [MESSAGE_STOP, ANSWERED_BY_CLI, start()],
+    "tries again": [RETRY, start()],
+    "ends": [MESSAGE_STOP, RESULT],
+    "fails": [MESSAGE_STOP, FAILURE_RESULT],
+    "says nothing": [],
+}
+
+
+@pytest.mark.parametrize("goes_on", AFTERWARDS)
+@pytest.mark.parametrize("early", [True, False], ids=["answered before the stop", "not answered"])
+@pytest.mark.parametrize("stop", STOP_REASONS)
+@pytest.mark.parametrize("said", SAID)
+def test_the_first_stop_reason_ends_the_answer(said: str, stop: str, early: bool, goes_on: str) -> None:
+    """Whatever the model said and the CLI does next: the answer is what came before, and no worker waits for long."""
+    lines, calls = SAID[said]
+    translator = Translator(NOW)
+    events = feed(translator, start(), *lines, *([ANSWERED_BY_CLI] if early and calls else []), stopped(stop))
+    for line in AFTERWARDS[goes_on]:
+        if translator.done:
+            break
+        events += feed(translator, line)
+    if not translator.done:
+        assert translator.is_ending  # the reader gives the CLI some seconds, then cuts it off
+        events += translator.cut_off()
+    answer = collect(events)
+    assert (translator.done, answer.stop_reason) == (True, stop)
+    assert tuple(block.id for block in answer.blocks if isinstance(block, ToolUse)) == calls
+    assert "not the answer" not in answer.text
+    if goes_on != "ends" or calls:
+        assert translator.cut
+
+
+@pytest.mark.parametrize("stop", STOP_REASONS[:3])
+def test_a_call_is_waited_for_whatever_the_stop_reason_is(stop: str) -> None:
+    """A stop sequence may be met after it: the CLI waits for its result all the same."""
+    translator = Translator(NOW)
+    events = feed(translator, start(), *call(0, "t1", "f"), asked("t1"), stopped(stop), MESSAGE_STOP)
+    assert translator.done and not translator.cut and collect(events).stop_reason == stop
+
+
+def test_what_the_first_call_of_the_api_used_is_what_the_answer_used() -> None:
+    """What the CLI asks for by itself does not count as the answer's."""
+    translator = Translator(NOW)
+    feed(translator, start(input_tokens=7), *text(0, " "), stopped("end_turn"))
+    assert translator.done and (translator.total.input_tokens, translator.total.output_tokens) == (7, 9)
+
+
+@pytest.mark.parametrize(("written", "wanted"), [('{"a": 1}', True), ("a is 1", False), ("", False)])
+def test_a_structured_answer_may_be_written_as_text(written: str, wanted: bool) -> None:
+    """Where it is what the schema asks for; otherwise the CLI reminds the model of its tool."""
+    translator = Translator(NOW, structured=True, accepts=lambda text: text.startswith("{"))
+    events = feed(translator, start(), *text(0, written), stopped("end_turn"))
+    assert (translator.done, translator.cut) == (wanted, wanted)
+    if wanted:
+        assert collect(events).text == written
 
 
 @pytest.mark.parametrize(

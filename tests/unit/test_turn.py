@@ -3,7 +3,7 @@
 import pytest
 
 from claude_proxy.core.conversation import Conversation, Options, ThinkingMode, Tool, ToolChoice, user
-from claude_proxy.core.errors import ClientGone, Interrupted
+from claude_proxy.core.errors import ChildSilent, ClientGone, Interrupted
 from claude_proxy.core.events import TextDelta, Usage
 from claude_proxy.core.session_key import SessionKey
 from claude_proxy.storage.sessions import Session
@@ -86,7 +86,11 @@ class Child:
     """What a turn sees of its child."""
 
     def __init__(self) -> None:
+        self.interrupted = 0
         self.terminated = 0
+
+    def interrupt(self) -> None:
+        self.interrupted += 1
 
     def terminate(self) -> None:
         self.terminated += 1
@@ -117,9 +121,17 @@ def test_a_turn_with_a_child_ends_it_when_it_is_aborted() -> None:
     turn.attach(child)
     turn.abort(Interrupted("stop"))
     turn.release()
-    assert child.terminated == 1
+    assert (child.interrupted, child.terminated) == (1, 0)
     with pytest.raises(Interrupted):
         turn.attach(Child())
+
+
+def test_a_child_that_hangs_is_terminated() -> None:
+    """It would not hear that it is to stop its turn."""
+    turn, child = make_turn(conversation()), Child()
+    turn.attach(child)
+    turn.abort(ChildSilent("silent"))
+    assert (child.interrupted, child.terminated) == (0, 1)
 
 
 def test_a_release_after_the_end_changes_nothing() -> None:
@@ -128,7 +140,7 @@ def test_a_release_after_the_end_changes_nothing() -> None:
     turn.attach(child)
     turn.end_answer()
     turn.release()
-    assert child.terminated == 0 and turn.abort_reason is None
+    assert (child.interrupted, child.terminated) == (0, 0) and turn.abort_reason is None
 
 
 def test_a_release_before_the_end_means_that_the_client_has_gone() -> None:
@@ -136,7 +148,7 @@ def test_a_release_before_the_end_means_that_the_client_has_gone() -> None:
     turn, child = make_turn(conversation()), Child()
     turn.attach(child)
     turn.release()
-    assert child.terminated == 1 and isinstance(turn.abort_reason, ClientGone)
+    assert child.interrupted == 1 and isinstance(turn.abort_reason, ClientGone)
 
 
 def test_a_client_that_goes_during_the_last_event_frees_the_worker() -> None:

@@ -20,11 +20,10 @@ from ...core.session_key import SessionKey
 from ...core.timing import Timing
 from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
+from ..wire.recycling import Recycling, can_become
 from .waker import Waker
 
 log = logging.getLogger(__name__)
-
-MOST_PRELOADS = 4
 
 
 @dataclass(slots=True)
@@ -40,18 +39,14 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Preload:
-    """A history to put into a child ahead of the request that probably begins with it.
-
-    history_digest: of `messages`. session: the key of its session. certain: what the last turn's child holds will not
-    be continued.
-    """
+class Wanted:
+    """What a turn needs of a child. owner: the digest of the API key whose texts it will see. chain: H₀ … Hₙ of the
+    messages, of which the last one is new."""
 
     profile: Profile
-    messages: tuple[Message, ...]
-    history_digest: bytes
-    session: SessionKey
-    certain: bool
+    owner: str
+    chain: Sequence[bytes]
+    messages: Sequence[Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +81,11 @@ class Tally:
 
 @dataclass(slots=True)
 class Members:
-    """Who is where; every list oldest first."""
+    """Who is where; every list oldest first. spares: blank ones; free: used ones that hold nothing worth keeping; live:
+    those that hold a conversation; parked: those that wait for results of the client's functions."""
 
     spares: list[Connection] = field(default_factory=list)
+    free: list[Connection] = field(default_factory=list)
     live: list[Connection] = field(default_factory=list)
     parked: list[Connection] = field(default_factory=list)
     leased: list[Connection] = field(default_factory=list)
@@ -96,100 +93,219 @@ class Members:
 
     def idle(self) -> list[Connection]:
         """Everyone whom no turn has."""
-        return self.spares + self.live + self.parked
+        return self.spares + self.free + self.live + self.parked
 
     def count(self) -> int:
-        return len(self.spares) + len(self.live) + len(self.parked) + len(self.leased)
+        return len(self.spares) + len(self.free) + len(self.live) + len(self.parked) + len(self.leased)
 
 
 class Fleet:
     """Leases and returns. The keeper is woken without the lock held."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], waker: Waker, timing: Timing) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float],
+        waker: Waker,
+        timing: Timing,
+        recycling: Recycling | None = None,
+    ) -> None:
+        """`recycling`: what a used child can be made to become; nothing by default."""
+        self.recycling = recycling or Recycling()
         self.limits = limits
         self._waker = waker
-        self._timing = timing
         self._clock = clock
-        self.changed = threading.Condition()  # guards: members, orders, preloads, last_profile, last_lease, closing
+        self._timing = timing
+        self.changed = threading.Condition()  # guards: members, orders, last_lease, last_kind, closing
         self.members = Members()
         self.tally = Tally()
         self.orders: deque[Order] = deque()
-        self.preloads: deque[Preload] = deque(maxlen=MOST_PRELOADS)
-        self.last_profile: Profile | None = None
         self.last_lease = float("-inf")
+        self.last_kind: Profile | None = None
         self.closing = False
 
-    def lease(self, profile: Profile, resume: Point | None = None, *, skip_spares: bool = False) -> Connection:
-        """A child that holds no conversation and fits `profile`: prepared, blank, or new.
+    def lease(self, wanted: Wanted, *, fresh: bool = False, skip_spares: bool = False) -> tuple[Connection, int]:
+        """A child for a turn, and how many of the turn's messages it holds and keeps.
 
-        resume: a new one that has loaded this session of the CLI's; it dies at once when the CLI does not know it.
-        skip_spares: no spare, whatever they look like: one that was killed just now may not look dead yet.
-        Raises CliUnavailable when none can be started, ShuttingDown.
+        In this order: the one that holds most of the conversation; a free one that can become it; a blank spare; one
+        whose conversation may be given up; a new process. Raises CliUnavailable when none can be started,
+        ShuttingDown.
+
+        Args:
+            wanted: what the turn needs.
+            fresh: only a child that no turn has used.
+            skip_spares: a process started for this turn: a spare that was killed just now may not look dead yet.
         """
-        order = Order(profile.model, resume, profile.agent)
+        order = Order(wanted.profile.model, None, wanted.profile.agent)
         with self.changed:
-            self._refuse_when_closing()
-            self.last_profile = profile
-            self.last_lease = self._clock()
-            child = self._take_spare(profile) if resume is None and not skip_spares else None
-            if child is None:
+            self._begin_lease(wanted.profile)
+            found = None if skip_spares else self._find(wanted, fresh=fresh)
+            if found is None:
                 self.orders.append(order)
             else:
-                self.members.leased.append(child)
+                self._take(found[0], wanted.owner)
         self._waker.wake()
-        return child or self._await(order)
+        if found is not None:
+            return found
+        child = self._await(order)
+        child.owner = wanted.owner
+        return child, 0
 
-    def lease_holding(self, chain: Sequence[bytes], messages: Sequence[Message]) -> tuple[Connection, int] | None:
-        """The child that holds most of a conversation, and how many of its messages; None when there is none.
-
-        chain: H₀ … Hₙ of the messages. The last message is always new, so Hₙ itself is not looked for. A parked child
-        fits only when what it does not hold are the results it waits for; any other goes, because the conversation
-        went on without it.
-        """
-        known = {digest: count for count, digest in enumerate(chain[:-1]) if count}
+    def lease_held(self, wanted: Wanted) -> tuple[Connection, int] | None:
+        """The child that holds most of the conversation, and how much of it; None where none does."""
         with self.changed:
-            if self.closing:
-                return None
-            found = [child for child in self.members.live + self.members.parked if child.history_digest in known]
-            for child in sorted(found, key=lambda child: known[child.history_digest or b""], reverse=True):
-                held = known[child.history_digest or b""]
-                group = self.members.parked if child.is_parked else self.members.live
-                group.remove(child)
-                answers = held == len(messages) - 1 and child.can_answer(messages[-1])
-                if (child.is_parked and not answers) or not child.is_quiet():
-                    self._retire(child, urgent=True)
-                    continue
-                self.members.leased.append(child)
-                return child, held
+            self._begin_lease(wanted.profile)
+            found = self._find_holding(wanted)
+            if found is not None:
+                self._take(found[0], wanted.owner)
+        return found
+
+    def lease_resumed(self, wanted: Wanted, point: Point, known: int) -> Connection:
+        """A new child that has loaded a stored session of the CLI's, which holds the first `known` messages.
+
+        It dies at once when the CLI does not know the session. Raises CliUnavailable, ShuttingDown.
+        """
+        order = Order(wanted.profile.model, point, wanted.profile.agent)
+        with self.changed:
+            self._begin_lease(wanted.profile)
+            self.orders.append(order)
+        self._waker.wake()
+        child = self._await(order)
+        child.owner = wanted.owner
+        child.hold(wanted.chain[: known + 1])
+        return child
+
+    def _begin_lease(self, profile: Profile) -> None:
+        if self.closing:
+            raise ShuttingDown("The proxy is shutting down")
+        self.last_lease = self._clock()
+        self.last_kind = Profile(profile.model, agent=profile.agent)
+
+    def _find(self, wanted: Wanted, *, fresh: bool) -> tuple[Connection, int] | None:
+        """An idle child that is well, still in its list, and how many messages it keeps. The lock must be held."""
+        if not fresh:
+            holding = self._find_holding(wanted)
+            if holding is not None:
+                return holding
+        candidates = [child for child in self.members.spares if fits(child, wanted.profile)]
+        if not fresh:
+            kept = self._convertible(self._dispensable(), wanted)
+            candidates = [*self._convertible(self.members.free, wanted), *candidates, *kept]
+        for child in candidates:
+            is_well = child.is_running() if child.profile is None else child.is_quiet()
+            if is_well:
+                return child, 0
+            self._discard(child)
         return None
 
+    def _find_holding(self, wanted: Wanted) -> tuple[Connection, int] | None:
+        """The child that holds most of the conversation, in a state from which it can go on.
+
+        A parked child whose conversation goes on without the results that it waits for is taken out of that turn, where
+        it can be, and is retired otherwise.
+        """
+        members = self.members
+        children = members.free + members.live + members.parked
+        held = [(child.history.common(wanted.chain[:-1]), child) for child in children]
+        for common, child in sorted(held, key=_by_count, reverse=True):
+            if common == 0 or child.profile != wanted.profile or child.owner != wanted.owner:
+                continue
+            keep = self._keepable(child, common, wanted.messages)
+            # The conversation went on without the results that the child waits for: its turn is worth nothing now.
+            is_left = child.is_parked and common == len(child.history)
+            if not child.is_quiet() or (keep is None and is_left):
+                self._discard(child)
+            elif keep or (keep == 0 and is_left):
+                return child, keep
+        return None
+
+    def _keepable(self, child: Connection, common: int, messages: Sequence[Message]) -> int | None:
+        """How many messages a child keeps that has `common` ones with a conversation; None for none."""
+        is_whole = common == len(child.history)
+        if is_whole and not child.is_parked:
+            return common
+        if is_whole and common == len(messages) - 1 and child.can_answer(messages[-1]):
+            return common
+        if not self.recycling.abilities.rewind or child.agent:
+            return None
+        return child.history.reachable(min(common, len(child.history) - 1))
+
+    def _convertible(self, children: Sequence[Connection], wanted: Wanted) -> list[Connection]:
+        """Those that can become what is wanted, the ones that need least for it first."""
+        abilities = self.recycling.abilities
+        found = [
+            child
+            for child in children
+            if child.owner == wanted.owner
+            and child.profile is not None
+            and child.history.reachable(0) == 0
+            and can_become(child.profile, wanted.profile, abilities)
+        ]
+        return sorted(found, key=lambda child: child.profile != wanted.profile)
+
+    def _dispensable(self) -> list[Connection]:
+        """Kept conversations that may be given up for another one, the one whose loss costs least first.
+
+        Before a process is started: those with one answer, for most of them are never continued, and to replay one
+        takes a tenth of a start; and calls that have waited for long. The others, the shortest first, and calls that
+        began to wait just now, only where there is no room.
+        """
+        members, limits = self.members, self.limits
+        one_shot = [child for child in members.live if child.history.is_one_shot]
+        stale = [
+            child for child in members.parked if child.last_used <= self._clock() - self._timing.stale_call_interval
+        ]
+        is_full = members.count() >= limits.maximum
+        if len(members.live) < limits.live and not is_full:
+            return one_shot + stale
+        others = [child for child in members.live if not child.history.is_one_shot]
+        others.sort(key=lambda child: len(child.history))
+        return one_shot + stale + others + (members.parked if is_full else [])
+
+    def _take(self, child: Connection, owner: str) -> None:
+        """Out of its list, into the leased ones. The lock must be held."""
+        self._remove(child)
+        child.owner = owner
+        self.members.leased.append(child)
+
+    def _discard(self, child: Connection) -> None:
+        """Out of its list, to be ended. The lock must be held."""
+        self._remove(child)
+        self._retire(child, urgent=True)
+
+    def _remove(self, child: Connection) -> None:
+        members = self.members
+        for group in (members.spares, members.free, members.live, members.parked):
+            if child in group:
+                group.remove(child)
+
     def give_back(self, child: Connection) -> None:
-        """A finished answer: the child now holds what `child.history_digest` says, and may go on with it."""
+        """A leased child whose turn is over: it holds what its history says, and may go on with it."""
         with self.changed:
             self.members.leased.remove(child)
+            child.last_used = self._clock()
             if child.is_parked:
-                child.last_used = self._clock()
                 self.members.parked.append(child)
+            elif len(child.history):
+                self.members.live.append(child)
+                self._free_surplus()
             else:
-                self.add_live(child)
+                self.members.free.append(child)
             if self.closing:
                 self._retire_all_idle()
             self.changed.notify_all()
         self._waker.wake()
 
-    def preload(self, expected: Preload) -> None:
-        """Have a child prepared with a history that a next request will probably begin with."""
-        with self.changed:
-            if not self.closing and self.limits.live:
-                self.preloads.append(expected)
-        self._waker.wake()
-
-    def add_live(self, child: Connection) -> None:
-        """A child that is no turn's, and holds, or soon holds, a conversation. The lock must be held."""
-        child.last_used = self._clock()
-        self.members.live.append(child)
-        while len(self.members.live) > self.limits.live:
-            self._retire(self.members.live.pop(0), urgent=False)
+    def _free_surplus(self) -> None:
+        """Above the limit of kept conversations the least recently used one is given up: its child is free for another,
+        where it can be rewound, and ends otherwise. The lock must be held."""
+        members = self.members
+        while len(members.live) > self.limits.live:
+            child = members.live.pop(0)
+            if self.recycling.abilities.rewind and not child.agent and child.history.reachable(0) == 0:
+                members.free.append(child)
+            else:
+                self._retire(child, urgent=False)
 
     def retire(self, child: Connection, *, urgent: bool) -> None:
         """A leased child that must not be used again; `urgent` where a turn is still running in it."""
@@ -211,9 +327,10 @@ class Fleet:
     def retire_session(self, key: SessionKey) -> int:
         """Every child that holds a conversation of this session, and is in no turn; returns how many."""
         with self.changed:
-            found = [child for child in self.members.live + self.members.parked if child.session == key]
+            members = self.members
+            found = [child for child in members.free + members.live + members.parked if child.session == key]
             for child in found:
-                (self.members.parked if child in self.members.parked else self.members.live).remove(child)
+                self._remove(child)
                 self._retire(child, urgent=False)
         self._waker.wake()
         return len(found)
@@ -225,7 +342,7 @@ class Fleet:
     def ask_idle(self, ask: Callable[[Connection], None]) -> bool:
         """Have a child that no turn has asked something that changes nothing in it; False where there is none."""
         with self.changed:
-            for child in self.members.spares + self.members.live:
+            for child in self.members.spares + self.members.free + self.members.live:
                 listens = child.ready if child.profile is not None else child.is_running()
                 with contextlib.suppress(ProxyError):
                     if listens:
@@ -237,7 +354,8 @@ class Fleet:
         """How many there are of each kind; retired ones are not counted."""
         with self.changed:
             members = self.members
-            return Counts(len(members.spares), len(members.live), len(members.parked), len(members.leased))
+            spare = len(members.spares) + len(members.free)
+            return Counts(spare, len(members.live), len(members.parked), len(members.leased))
 
     def close(self) -> None:
         """No more leases; everything that is not leased goes."""
@@ -249,11 +367,11 @@ class Fleet:
         self.retire_idle()
 
     def make_room(self) -> None:
-        """Below the maximum again, if anyone can go: the least recently used live child, a spare, the oldest parked
-        one, whose conversation is then replayed. The lock must be held."""
+        """Below the maximum again, if any can go: a free child, the least recently used live one, a spare, the oldest
+        parked one, whose conversation is then replayed. The lock must be held."""
         members = self.members
         while members.count() >= self.limits.maximum:
-            group = members.live or members.spares or members.parked
+            group = members.free or members.live or members.spares or members.parked
             if not group:
                 return
             self._retire(group.pop(0), urgent=False)
@@ -266,24 +384,9 @@ class Fleet:
         for child in self.members.idle():
             self._retire(child, urgent=False)
         self.members.spares.clear()
+        self.members.free.clear()
         self.members.live.clear()
         self.members.parked.clear()
-
-    def _refuse_when_closing(self) -> None:
-        if self.closing:
-            raise ShuttingDown("The proxy is shutting down")
-
-    def _take_spare(self, profile: Profile) -> Connection | None:
-        """The prepared spare for this very profile, else a blank one that can become it; dead ones are retired."""
-        spares = self.members.spares
-        prepared = [child for child in spares if child.profile == profile]
-        blank = [child for child in spares if child.profile is None and fits(child, profile)]
-        for child in prepared + blank:
-            spares.remove(child)
-            if child.is_running():
-                return child
-            self._retire(child, urgent=True)
-        return None
 
     def _await(self, order: Order) -> Connection:
         timeout = self._timing.start_timeout
@@ -297,6 +400,15 @@ class Fleet:
             raise order.error or CliUnavailable(f"The Claude Code CLI did not start within {timeout:g} s")
 
 
+def _by_count(found: tuple[int, Connection]) -> int:
+    return found[0]
+
+
 def fits(child: Connection, profile: Profile) -> bool:
     """True where a blank child can take on a profile: of its mode, and of its model where that cannot be set."""
-    return child.agent == profile.agent and (child.model == profile.model or is_alias(profile.model))
+    return may_start_as(Profile(child.model, agent=child.agent), profile)
+
+
+def may_start_as(kind: Profile, profile: Profile) -> bool:
+    """True where a child that was started as `kind` can be initialised as `profile`."""
+    return kind.agent == profile.agent and (kind.model == profile.model or is_alias(profile.model))

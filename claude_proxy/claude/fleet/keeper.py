@@ -7,7 +7,7 @@ until the last child is gone, and no error may end it.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from ..process import processes
 from ..process.child import Child
 from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
-from .fleet import Fleet, Order
+from .fleet import Fleet, Order, fits, may_start_as
 from .launcher import Launcher
 from .waker import Poller
 
@@ -66,18 +66,18 @@ class Keeper:
             timing: how long a child may take to end, and how often the keeper looks around.
         """
         self._fleet = fleet
+        self._timing = timing
         self._launcher = launcher
         self._default = default
         self._clock = clock
-        self._timing = timing
         self._catalogue = catalogue
         self._housekeeping = housekeeping
         self._next_housekeeping = float("-inf")
         self._retiring: list[Retirement] = []
-        self._stubborn: dict[Child, float] = {}
+        self._terminating: dict[Child, float] = {}
         self._stopping = threading.Event()
         self._start_after = float("-inf")
-        self._backoff = timing.first_backoff_interval
+        self._backoff = self._timing.first_backoff_interval
         self._poller = poller
         self._thread = threading.Thread(target=self.run, name="keeper", daemon=True)
 
@@ -112,7 +112,6 @@ class Keeper:
     def sweep(self) -> None:
         """Everything that is due now; starts of children take their time, nothing else is waited for."""
         self._serve_orders()
-        self._preload()
         self._expire()
         self._fill_gaps()
         if self._clock() >= self._next_housekeeping:
@@ -120,7 +119,7 @@ class Keeper:
             self._housekeeping.prune()
         self._take_retired()
         self._end_retired()
-        self._end_stubborn()
+        self._end_terminating()
 
     def _serve_orders(self) -> None:
         fleet = self._fleet
@@ -149,38 +148,13 @@ class Keeper:
                 order.child = connection
             fleet.changed.notify_all()
 
-    def _preload(self) -> None:
-        """Start one child for a history that is expected; its answers are looked after like those of any idle one."""
-        fleet = self._fleet
-        with fleet.changed:
-            if not fleet.preloads or self._memory_is_short():
-                return
-            expected = fleet.preloads.popleft()
-            fleet.make_room()
-        try:
-            connection = self._start_child(expected.profile.model, agent=expected.profile.agent)
-            connection.prepare(expected.profile)
-            connection.session = expected.session
-            connection.preload(expected.messages, expected.history_digest)
-        except ProxyError as error:
-            log.warning("A conversation could not be prepared ahead: %s", error.message)
-            return
-        with fleet.changed:
-            if fleet.closing:
-                fleet.members.retired.append((connection, True))
-            else:
-                fleet.add_live(connection)
-
     def _fill_gaps(self) -> None:
         """One spare at a time, not right after a lease, not while starts fail, not without memory."""
-        profile, wanted = self._gap()
-        if not wanted or self._clock() < self._start_after:
+        kind = self._missing_spare()
+        if kind is None or self._clock() < self._start_after:
             return
         try:
-            kind = profile or self._default
             connection = self._start_child(kind.model, agent=kind.agent)
-            if profile is not None:
-                connection.prepare(profile)
         except ProxyError as error:
             self._put_off(str(error))
             return
@@ -190,32 +164,29 @@ class Keeper:
             else:
                 self._fleet.members.spares.append(connection)
 
-    def _gap(self) -> tuple[Profile | None, bool]:
-        """The spare that is missing: (None, True) is a blank one, (profile, True) a prepared one."""
+    def _missing_spare(self) -> Profile | None:
+        """The kind of a blank spare that is missing: the server's own, and that of the last lease where it needs
+        another: an agent's child, or a model that cannot be set. Those that neither needs are given up."""
         fleet = self._fleet
         with fleet.changed:
-            warm = fleet.limits.warm
-            if warm == 0 or fleet.closing or self._clock() < fleet.last_lease + self._timing.top_up_interval:
-                return None, False
-            if fleet.members.count() >= fleet.limits.maximum:
-                return None, False
-            wanted = fleet.last_profile or self._default
-            blank = sum(child.profile is None for child in fleet.members.spares)
-            prepared = [child for child in fleet.members.spares if child.profile is not None]
-            stale = [child for child in prepared if child.profile != wanted]
+            members, limits = fleet.members, fleet.limits
+            if not limits.warm or fleet.closing or self._clock() < fleet.last_lease + self._timing.top_up_interval:
+                return None
+            kinds = [self._default] * limits.warm
+            if fleet.last_kind is not None and not may_start_as(self._default, fleet.last_kind):
+                kinds.append(fleet.last_kind)
+            stale = [child for child in members.spares if not any(fits(child, kind) for kind in kinds)]
             for child in stale:
-                fleet.members.spares.remove(child)
-                fleet.members.retired.append((child, False))
-        if self._memory_is_short():
-            return None, False
-        if blank < warm:
-            return None, True
-        return wanted, len(prepared) == len(stale)
+                members.spares.remove(child)
+                members.retired.append((child, False))
+            missing = _unmatched(kinds, members.spares)
+            is_full = members.count() >= limits.maximum
+        return None if is_full or not missing or self._memory_is_short() else missing[0]
 
     def _start_child(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Connection:
         child = self._launcher.start(model, resume, agent=agent)
         self._fleet.tally.started += 1
-        return Connection(child, model, self._catalogue, agent=agent)
+        return Connection(child, model, self._catalogue, self._fleet.recycling, self._timing, agent=agent)
 
     def _put_off(self, reason: str) -> None:
         log.warning("No spare could be started (%s); next try in %g s", reason, self._backoff)
@@ -228,7 +199,13 @@ class Keeper:
         short = bool(fleet.members.live) and self._memory_is_short()
         with fleet.changed:
             members = fleet.members
-            for group, ttl in ((members.live, fleet.limits.idle_ttl), (members.parked, fleet.limits.park_ttl)):
+            limits = fleet.limits
+            groups = (
+                (members.free, self._timing.free_interval),
+                (members.live, limits.idle_ttl),
+                (members.parked, limits.park_ttl),
+            )
+            for group, ttl in groups:
                 for child in [child for child in group if child.last_used <= now - ttl]:
                     group.remove(child)
                     members.retired.append((child, child.is_parked))
@@ -239,7 +216,7 @@ class Keeper:
         """A spare that ended is replaced, a live child that speaks unasked is retired."""
         fleet = self._fleet
         with fleet.changed:
-            for group in (fleet.members.spares, fleet.members.live, fleet.members.parked):
+            for group in (fleet.members.spares, fleet.members.free, fleet.members.live, fleet.members.parked):
                 for child in [child for child in group if not child.poll_idle()]:
                     group.remove(child)
                     fleet.members.retired.append((child, True))
@@ -253,14 +230,14 @@ class Keeper:
     def _take_retired(self) -> None:
         with self._fleet.changed:
             fresh, self._fleet.members.retired = self._fleet.members.retired, []
-        now, grace = self._clock(), self._timing.grace_interval
+        now = self._clock()
         for connection, urgent in fresh:
             child = connection.child
             if not urgent:
                 child.end_input()
             steps: list[tuple[float, Callable[[], None]]] = [
-                (now if urgent else now + grace, child.terminate),
-                (now + grace * (1 if urgent else 2), child.kill),
+                (now if urgent else now + self._timing.grace_interval, child.terminate),
+                (now + self._timing.grace_interval * (1 if urgent else 2), child.kill),
             ]
             self._retiring.append(Retirement(connection, steps))
 
@@ -278,13 +255,14 @@ class Keeper:
             while retirement.steps and retirement.steps[0][0] <= now:
                 retirement.steps.pop(0)[1]()
 
-    def _end_stubborn(self) -> None:
+    def _end_terminating(self) -> None:
         """SIGKILL to a leased child that was told to end and did not: its worker waits for it, and cannot."""
         with self._fleet.changed:
-            told = [connection.child for connection in self._fleet.members.leased if connection.child.was_terminated]
+            leased = self._fleet.members.leased
+            told = [one.child for one in leased if one.child.was_terminated or one.was_interrupted]
         now = self._clock()
-        self._stubborn = {child: self._stubborn.get(child, now) for child in told}
-        for child, since in self._stubborn.items():
+        self._terminating = {child: self._terminating.get(child, now) for child in told}
+        for child, since in self._terminating.items():
             if now >= since + self._timing.grace_interval:
                 child.kill()
 
@@ -305,6 +283,18 @@ class Keeper:
     def _memory_is_short(self) -> bool:
         available = processes.available_memory()
         return available is not None and available < self._timing.memory_floor_bytes
+
+
+def _unmatched(kinds: Sequence[Profile], spares: Sequence[Connection]) -> list[Profile]:
+    """The kinds for which no spare is left once each spare serves one of them."""
+    left, missing = list(spares), []
+    for kind in kinds:
+        spare = next((child for child in left if fits(child, kind)), None)
+        if spare is None:
+            missing.append(kind)
+        else:
+            left.remove(spare)
+    return missing
 
 
 def how_ended(returncode: int | None) -> str:

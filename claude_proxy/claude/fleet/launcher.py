@@ -54,8 +54,9 @@ KEY_VARIABLES = frozenset(("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"))
 
 # DISABLE_AUTO_COMPACT: the history is the client's. BLOCKING_LIMIT: the API says what is too long, by its own count.
 # MAX_RETRIES: the CLI would otherwise try for minutes. Without the two DISABLE_…: a broken stream is asked for again as
-# one piece, a refusal is argued with, both unseen. The others: the client's functions keep their names, are all offered
-# at once, and their results arrive uncut.
+# one piece, a refusal is argued with, both unseen. TOTAL_TOKENS_REMINDER: some models are told after each result how
+# many tokens are left of a budget of the CLI's own, which goes on over all that a child has done. The others: the
+# client's functions keep their names, are all offered at once, and their results arrive uncut.
 ADDED_VARIABLES = {
     "DISABLE_AUTO_COMPACT": "1",
     "DISABLE_AUTOUPDATER": "1",
@@ -64,6 +65,7 @@ ADDED_VARIABLES = {
     "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
     "CLAUDE_CODE_DISABLE_REFUSAL_RETRY": "1",
     "CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1",
+    "CLAUDE_CODE_TOTAL_TOKENS_REMINDER": "off",
     "ENABLE_TOOL_SEARCH": "false",
     "MAX_MCP_OUTPUT_TOKENS": "100000000",
 }

@@ -112,6 +112,22 @@ class Child:
         except (OSError, ValueError) as error:
             raise self._died() from error
 
+    def try_send(self, line: bytes) -> bool:
+        """Write a short line if that cannot block; False where the pipe is full, in use, or at its end. Any thread."""
+        if len(line) > select.PIPE_BUF or not self._sending.acquire(blocking=False):
+            return False
+        try:
+            poll = select.poll()
+            poll.register(self._stdin.fileno(), select.POLLOUT)
+            # A pipe that takes anything takes a line of this size whole.
+            if not any(ready & select.POLLOUT for _, ready in poll.poll(0)):
+                return False
+            return self._stdin.write(line) == len(line)
+        except (OSError, ValueError):
+            return False
+        finally:
+            self._sending.release()
+
     def receive(self, timeout: float | None = None) -> bytes | None:
         """The next line; None when `timeout` seconds pass without one. Raises ChildDied at the end, ProtocolError."""
         while not self._lines:

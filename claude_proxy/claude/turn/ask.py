@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ...core.conversation import Message
+from ...core.errors import ChildSilent
 from ...core.events import Event
 from ..wire.profile import Profile
 from ..wire.protocol import Inbound
@@ -20,29 +21,46 @@ def prepare_turn(
     connection: Connection,
     profile: Profile,
     messages: Sequence[Message],
+    chain: Sequence[bytes],
     settings: dict[str, Any],
     alive: Callable[[], None],
     *,
+    keep: int,
     cache_breakpoint: bool = True,
 ) -> None:
-    """Send everything but the question: initialise, set parameters, replay what the child does not hold.
+    """Everything but the question: make the child what it must be, set parameters, replay what it does not hold.
+
+    Raises what `Connection` does.
 
     Args:
-        messages: those the child does not hold, oldest first, the last one the user's; for a parked child the one
-            message that answers its calls.
-        settings: the parameters of the turn, as `Connection.apply` takes them.
+        messages: all of the conversation, oldest first; the last one is the user's, or the results of parked calls.
+        chain: H₀ … Hₙ of these messages.
+        settings: parameters of the turn, in full.
         alive: called whenever the child was heard, and before it is waited for.
+        keep: how many of the messages the child holds and keeps; what else it holds is taken out.
         cache_breakpoint: a history that is replayed from its start ends with a cache breakpoint.
-
-    Raises:
-        ProxyError: as `Connection` does.
     """
     alive()
-    connection.prepare(profile)
+    # A live history has the CLI's own breakpoint where it needs one; one that is put in has none but ours.
+    marked = last_stable(messages) if cache_breakpoint and (keep == 0 or keep < len(connection.history)) else None
+    if connection.profile is None:
+        connection.prepare(profile)
+    elif not (connection.is_parked and keep == len(connection.history)):
+        keep, marked = _make_way(connection, keep, marked)
+        connection.become(profile, keep, alive)
+    connection.begin_turn(chain[0])
     connection.apply(settings)
-    stable = last_stable(messages) if cache_breakpoint and connection.history_digest is None else None
-    for index, message in enumerate(messages[:-1]):
-        connection.replay(message, alive, cache_breakpoint=index == stable)
+    for index in range(keep, len(messages) - 1):
+        connection.replay(messages[index], chain[index + 1], alive, cache_breakpoint=index == marked)
+
+
+def _make_way(connection: Connection, keep: int, marked: int | None) -> tuple[int, int | None]:
+    """How many messages to keep, and where to put a breakpoint: a history with one of ours takes no second one, so the
+    messages from that on are put in anew. Without messages to be put in there is none to mark."""
+    if marked is None or marked < keep:
+        return keep, None
+    unmarked = connection.history.without_breakpoint(keep)
+    return (keep, None) if unmarked is None else (unmarked, marked)
 
 
 def last_stable(messages: Sequence[Message]) -> int | None:
@@ -56,12 +74,15 @@ def last_stable(messages: Sequence[Message]) -> int | None:
     return None
 
 
-def ask_question(connection: Connection, messages: Sequence[Message]) -> None:
-    """Send the newest message: the question, or the results a parked child waits for. Raises ChildDied."""
+def ask_question(connection: Connection, message: Message, digest: bytes) -> None:
+    """Send the newest message: the question, or the results a parked child waits for. Raises ChildDied.
+
+    digest: of the conversation up to this message.
+    """
     if connection.is_parked:
-        connection.answer(messages[-1])
+        connection.answer(message, digest)
     else:
-        connection.ask(messages[-1])
+        connection.ask(message, digest)
 
 
 def read_answer(
@@ -69,6 +90,7 @@ def read_answer(
     translator: TurnTranslator,
     alive: Callable[[], None],
     on_message: Callable[[Inbound], None],
+    end_timeout: float,
 ) -> Iterator[Event]:
     """Yield what comes after `ask_question`. Raises what `Connection` and the translator do.
 
@@ -76,11 +98,20 @@ def read_answer(
         translator: makes events of messages; says when the answer is over.
         alive: called whenever the child was heard.
         on_message: called with each message once it has been translated, before its events are yielded.
+        end_timeout: seconds that the CLI may be silent once the model has stopped.
     """
     while not translator.done:
-        inbound = connection.receive(alive)
+        try:
+            inbound = connection.receive(alive, end_timeout if translator.is_ending else None)
+        except ChildSilent:
+            if not translator.is_ending:
+                raise
+            events = translator.cut_off()
+            connection.stop_answer()
+            yield from events
+            return
         events = translator.feed(inbound)
-        if translator.cut and not connection.agent:
-            connection.stop_now()  # before anything else: the CLI is about to ask the API to go on
+        if translator.cut:
+            connection.stop_answer()  # before anything else: the CLI is about to ask the API to go on
         on_message(inbound)
         yield from events

@@ -7,18 +7,21 @@ Rule: only validated messages are sent; everything is written back to back, the 
 
 import itertools
 import logging
-from collections import deque
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from ...core.conversation import Message, ToolResult, plain_id
-from ...core.errors import ProxyError, UpstreamError
+from ...core.errors import ChildSilent, ProxyError, RecycleRefused, UpstreamError
 from ...core.models import Catalogue, CliModel
 from ...core.session_key import SessionKey
+from ...core.timing import Timing
 from ..process.child import Child
 from ..wire import outbound, protocol
+from ..wire.history import HeldMessage, History
 from ..wire.profile import Point, Profile
 from ..wire.protocol import (
     ApiRetry,
@@ -37,7 +40,9 @@ from ..wire.protocol import (
     ToolProgress,
     UserLine,
 )
+from ..wire.recycling import Recycling
 from ..wire.toolset import LARGEST_RESULT, Toolset
+from .recycler import Recycler
 
 log = logging.getLogger(__name__)
 
@@ -57,31 +62,45 @@ class Connection:
     """A child under one owner at a time.
 
     agent: it was started for agent mode. model: what the CLI was started with or set to. profile: None while it is
-    blank. history_digest: of the conversation it holds, the reply included; None while it holds none. session: the
-    key of the session it serves. session_id: the CLI's own, once it has told. is_remembered: the store knows that one,
-    to go on with it. cache_ttl: the CLI's own, once it is `ready`. last_used: on the fleet's clock.
+    blank. owner: whose texts it has seen, the digest of an API key; None while it has seen none. session: the key of
+    the session it serves. session_id: the CLI's own, once it has told. is_remembered: the store knows that one, to go
+    on with it. cache_ttl: the CLI's own, once it is `ready`. last_used: on the fleet's clock. was_interrupted: a thread
+    that does not own it has asked it to stop its turn.
     """
 
-    def __init__(self, child: Child, model: str, catalogue: Catalogue, *, agent: bool = False) -> None:
+    def __init__(
+        self,
+        child: Child,
+        model: str,
+        catalogue: Catalogue,
+        recycling: Recycling,
+        timing: Timing,
+        *,
+        agent: bool = False,
+    ) -> None:
         self.child = child
         self.model = model
         self.agent = agent
         self.profile: Profile | None = None
-        self.history_digest: bytes | None = None
+        self.owner: str | None = None
         self.last_used = 0.0
         self.session: SessionKey | None = None
         self.session_id: str | None = None
         self.is_remembered = False
         self.cache_ttl = "1h"
-        self._message_uuid: str | None = None
+        self.was_interrupted = False
         self.ready = False
+        self._recycler = Recycler(self, recycling)
+        self._control_timeout = timing.control_timeout
+        self._message_uuid: str | None = None
+        self._assistant_uuid: str | None = None
         self._catalogue = catalogue
         self._usage_takers: dict[str, Callable[[dict[str, Any] | None], None]] = {}
         self._settings = NO_SETTINGS
         self._numbers = itertools.count(1)
         self._awaited: dict[str, str] = {}
-        self._preloading: deque[Message] = deque()
-        self._preload_digest: bytes | None = None
+        self._wanted: set[str] = set()
+        self._answers: dict[str, ControlAnswer] = {}
         self._calls: dict[str, ToolCall] = {}
         self.toolset = Toolset(())
 
@@ -90,7 +109,7 @@ class Connection:
         if self.profile == profile:
             return
         if self.profile is not None:
-            raise ValueError("a child is initialised once")
+            raise ValueError("a child is initialised once; `become` makes another of it")
         self.profile = profile
         self.toolset = profile.toolset
         extra = self.toolset.manifest()
@@ -108,25 +127,84 @@ class Connection:
             self._send(outbound.build_settings(self._expect("apply_flag_settings"), settings))
             self._settings = settings
 
-    def replay(self, message: Message, alive: Callable[[], None], *, cache_breakpoint: bool = False) -> None:
+    @property
+    def history(self) -> History:
+        """What it holds."""
+        return self._recycler.history
+
+    def hold(self, chain: Sequence[bytes]) -> None:
+        """A stored session was loaded, which holds the messages of these digests, H₀ first; none can be taken out."""
+        self.history.begin(chain[0])
+        for digest in chain[1:]:
+            self.history.append(HeldMessage(digest))
+
+    @property
+    def is_recyclable(self) -> bool:
+        """True where the turn that began last can be taken back, whatever has become of it."""
+        return not self.agent and self.profile is not None and self._recycler.can_take_back
+
+    def become(self, profile: Profile, keep: int, alive: Callable[[], None]) -> None:
+        """Hold the first `keep` messages only and serve `profile`, which the CLI confirms before this returns.
+
+        `keep` must be reachable, and 0 where the profile is another one; see `can_become`. Raises RecycleRefused,
+        ChildDied.
+        """
+        self._recycler.rewind(keep, alive)
+        self._calls.clear()
+        if self.profile is not None and profile != self.profile:
+            self._recycler.switch(self.profile, profile, alive)
+            self.profile, self.toolset, self.model = profile, profile.toolset, profile.model
+
+    def stop_answer(self) -> None:
+        """The answer is over for the client, and not for the CLI, which is about to ask the API to go on: stop it now.
+
+        Only its owner may; `take_back` must follow, or the child must be retired.
+        """
+        if self.agent:
+            return
+        if not self.is_recyclable or not self._recycler.stop_turn():
+            self.child.stop_now()
+
+    def take_back(self) -> None:
+        """Hold what was held before the turn that began last. Raises RecycleRefused, ChildDied."""
+        self._recycler.take_back(do_nothing)
+        self._calls.clear()
+        self.was_interrupted = False
+
+    def interrupt(self) -> None:
+        """Have the turn stopped, and the thread that listens woken: any thread may, and it never waits.
+
+        Where that cannot be done at once, or the child could not be used again, it is terminated.
+        """
+        self.was_interrupted = True
+        line = outbound.build_interrupt(f"interrupt-{next(self._numbers)}")
+        if self.agent or not self._recycler.is_allowed or not self.child.try_send(line):
+            self.child.terminate()
+
+    def begin_turn(self, start: bytes) -> None:
+        """What follows belongs to one turn, and can be taken back. start: H₀ of its conversation."""
+        self._recycler.begin_turn(start)
+
+    def replay(
+        self, message: Message, digest: bytes, alive: Callable[[], None], *, cache_breakpoint: bool = False
+    ) -> None:
         """Put an earlier message into the history, in its role, without asking for an answer.
 
-        Waits until the CLI has taken a user message: without that the order is lost
+        Waits for the CLI to have taken a user message: without that the order is lost
         (`tests/data/transcripts/replayed_history.jsonl`).
 
         Args:
-            message: what was said, in its role.
-            alive: called for every line of the child's.
-            cache_breakpoint: let the API's prompt cache end an entry here; the CLI's own breakpoints all come after the
-                history.
-
-        Raises:
-            ProxyError: as `receive` does, and where the CLI refuses the message.
+            message: the next one.
+            digest: of the conversation up to this message.
+            alive: called whenever the child was heard.
+            cache_breakpoint: let the API's prompt cache end an entry here; the CLI's own are all behind the history.
         """
         while cache_breakpoint and not self.ready:
             self._take_one(alive)
         ttl = self.cache_ttl if cache_breakpoint else None
-        self._send(outbound.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
+        name = new_uuid()
+        self._send(outbound.build_message(self.toolset.rename(message), name, query=False, cache_ttl=ttl))
+        self._note(message, digest, name, has_breakpoint=cache_breakpoint)
         while message.role == "user":
             inbound = self.receive(alive)
             if isinstance(inbound, Result):
@@ -134,27 +212,24 @@ class Connection:
                     raise UpstreamError("The Claude Code CLI did not take an earlier message of the conversation")
                 return
 
-    def preload(self, messages: Sequence[Message], history_digest: bytes) -> None:
-        """Put a history into an idle child, step by step: `poll_idle` goes on with it whenever the CLI has taken one.
+    def ask(self, message: Message, digest: bytes) -> None:
+        """Send the newest user message: the answer begins. digest: of the conversation up to this message."""
+        self._assistant_uuid = None
+        name = new_uuid()
+        self._send(outbound.build_message(message, name, query=True))
+        self._note(message, digest, name)
 
-        history_digest: of these messages, which the child has once all are in. Raises ChildDied.
-        """
-        self._preloading.extend(messages)
-        self._preload_digest = history_digest
-        self._preload_next()
+    def note_reply(self, digest: bytes) -> None:
+        """The answer is whole, and the child holds it. digest: of the conversation with it."""
+        self.history.append(HeldMessage(digest, uuid=self._assistant_uuid))
 
-    def _preload_next(self) -> None:
-        while self._preloading:
-            message = self._preloading.popleft()
-            ttl = None if self._preloading else self.cache_ttl
-            self._send(outbound.build_message(self.toolset.rename(message), query=False, cache_ttl=ttl))
-            if message.role == "user":
-                return
-        self.history_digest, self._preload_digest = self._preload_digest, None
-
-    def ask(self, message: Message) -> None:
-        """Send the newest user message: the turn begins."""
-        self._send(outbound.build_message(message, query=True))
+    def _note(self, message: Message, digest: bytes, name: str, *, has_breakpoint: bool = False) -> None:
+        """What the child now holds. Results of tools are never a target: their round goes with its question."""
+        is_answer = message.role == "assistant"
+        is_target = not is_answer and not any(isinstance(block, ToolResult) for block in message.content)
+        self.history.append(
+            HeldMessage(digest, name if is_target else None, name if is_answer else None, has_breakpoint)
+        )
 
     @property
     def point(self) -> Point | None:
@@ -178,8 +253,13 @@ class Connection:
             and all(outbound.is_deliverable(result, LARGEST_RESULT) for result in results)
         )
 
-    def answer(self, message: Message) -> None:
-        """Give the pending calls their results: the parked turn goes on. `can_answer` must hold."""
+    def answer(self, message: Message, digest: bytes) -> None:
+        """Give the pending calls their results: the parked turn goes on. `can_answer` must hold.
+
+        digest: of the conversation up to this message.
+        """
+        self._assistant_uuid = None
+        self.history.append(HeldMessage(digest))
         for result in message.content:
             assert isinstance(result, ToolResult)
             self._send(outbound.build_tool_answer(self._calls.pop(plain_id(result.tool_use_id)), result))
@@ -198,24 +278,28 @@ class Connection:
         self._usage_takers[request_id] = take
         self._send(outbound.build_get_usage(request_id))
 
-    def receive(self, alive: Callable[[], None]) -> Inbound:
+    def receive(self, alive: Callable[[], None], timeout: float | None = None) -> Inbound:
         """The next message that is not about control; `alive` is called for every line.
 
-        Raises ChildDied at the end, ProtocolError, UpstreamError when a control request of ours was refused.
+        timeout: seconds until a line must come; None for none. Raises ChildDied at the end, ProtocolError, ChildSilent,
+        UpstreamError when a control request of ours was refused.
         """
         while True:
-            inbound = self._take_one(alive)
+            inbound = self._take_one(alive, timeout)
             if inbound is not None:
                 return inbound
 
-    def _take_one(self, alive: Callable[[], None]) -> Inbound | None:
-        """One line; None where it was about control, or of a type that is not known here."""
-        line = self.child.receive()
-        inbound = protocol.parse_line(line) if line is not None else None
+    def _take_one(self, alive: Callable[[], None], timeout: float | None = None) -> Inbound | None:
+        """One line; None where it was about control, or of a type that is not known here. Raises ChildSilent."""
+        line = self.child.receive(timeout)
+        if line is None:
+            raise ChildSilent("The Claude Code CLI did not answer in time")
+        inbound = protocol.parse_line(line)
+        is_handled = inbound is None or self._handle(inbound)
+        log.debug("Child %d: %s", self.child.pid, type(inbound).__name__)
         if not isinstance(inbound, ToolProgress):
             alive()
-        log.debug("Child %d: %s", self.child.pid, type(inbound).__name__)
-        return None if inbound is None or self._handle(inbound) else inbound
+        return None if is_handled else inbound
 
     def poll_idle(self) -> bool:
         """Take what an idle child has to say. False when it is dead, or says what nobody asked for: retire it then."""
@@ -223,21 +307,30 @@ class Connection:
             while self.child.has_output():
                 line = self.child.receive(0.0)
                 inbound = protocol.parse_line(line) if line is not None else None
-                if inbound is not None and not self._handle(inbound) and self._is_unasked(inbound):
+                if inbound is not None and not self._handle(inbound) and isinstance(inbound, TURN_MESSAGES):
                     return False
         except ProxyError:
             return False
         return True
 
-    def _is_unasked(self, inbound: Inbound) -> bool:
-        """True for a sign of a turn that no request asked for. Goes on with a history that is being put in."""
-        if self._preload_digest is not None:  # the CLI begins and ends a turn for each user message, without an answer
-            if isinstance(inbound, Result) and not inbound.is_error:
-                self._preload_next()
-                return False
-            if isinstance(inbound, Init):
-                return False
-        return isinstance(inbound, TURN_MESSAGES)
+    def request(self, what: str, build: Callable[[str], bytes]) -> str:
+        """Send a control request whose answer `wait_for` takes; its id. build: makes the line of the id."""
+        request_id = self._expect(what)
+        self._wanted.add(request_id)
+        self._send(build(request_id))
+        return request_id
+
+    def wait_for(self, request_id: str, alive: Callable[[], None]) -> ControlAnswer:
+        """The answer to a `request`; what a turn that was stopped still says is dropped. Raises RecycleRefused."""
+        deadline = time.monotonic() + self._control_timeout
+        while request_id not in self._answers:
+            try:
+                self._take_one(alive, max(0.0, deadline - time.monotonic()))
+            except ChildSilent as error:
+                raise RecycleRefused(
+                    f"The Claude Code CLI did not answer within {self._control_timeout:g} s"
+                ) from error
+        return self._answers.pop(request_id)
 
     def is_quiet(self) -> bool:
         """True for a live child that has said nothing since its last turn that matters, and runs."""
@@ -271,8 +364,11 @@ class Connection:
             case Init(session_id):
                 self.session_id = session_id
                 return False
-            case Assistant(uuid=str(uuid), parent_tool_use_id=None) | UserLine(uuid=str(uuid), parent_tool_use_id=None):
-                self._message_uuid = uuid
+            case Assistant(uuid=str(name), parent_tool_use_id=None):
+                self._message_uuid = self._assistant_uuid = name
+                return False
+            case UserLine(uuid=str(name), parent_tool_use_id=None):
+                self._message_uuid = name
                 return False
             case ToolCall():
                 self._calls[plain_id(inbound.tool_use_id)] = inbound
@@ -288,23 +384,38 @@ class Connection:
         return False
 
     def _refuse(self, request_id: str, what: object) -> None:
-        log.warning("Child %d asked for %s, which is not served", self.child.pid, what)
+        # A call whose turn was stopped is taken back with such a message, of which the client need not know.
+        level = logging.DEBUG if what == "mcp_message" else logging.WARNING
+        log.log(level, "Child %d asked for %s, which is not served", self.child.pid, what)
         self._send(outbound.build_refusal(request_id, "not supported by this client"))
 
     def _take_answer(self, answer: ControlAnswer) -> None:
         what = self._awaited.pop(answer.request_id, None)
+        if what is None:
+            return  # an interrupt's, which other threads send
+        if answer.request_id in self._wanted:
+            self._wanted.discard(answer.request_id)
+            self._answers[answer.request_id] = answer
+            return
         take = self._usage_takers.pop(answer.request_id, None)
         if take is not None:
             return take(answer.response if answer.subtype == "success" else None)
         if answer.subtype != "success":
-            raise UpstreamError(
-                f"The Claude Code CLI refused {what or 'a request'}: {answer.error or 'no reason given'}"
-            )
+            raise UpstreamError(f"The Claude Code CLI refused {what}: {answer.error or 'no reason given'}")
         if what == "initialize":
             self.ready = True
             response = answer.response or {}
             self.cache_ttl = parse_cache_ttl(response.get("account"))
             self._catalogue.update(parse_models(response.get("models")))
+
+
+def new_uuid() -> str:
+    """A name for one line, never used before: the CLI drops a line whose name it has seen, and the turn would hang."""
+    return str(uuid.uuid4())
+
+
+def do_nothing() -> None:
+    """The child was heard, and no clock is to be set."""
 
 
 def parse_cache_ttl(account: Any) -> str:

@@ -60,11 +60,14 @@ class TurnTranslator(ABC):
                 return []
             case RateLimit(info):
                 self.rate_limit = info
-            case ApiRetry() if inbound.error_status in FINAL_STATUSES and not self._outlives_retries():
+            case ApiRetry() if self._is_final(inbound):
                 raise classify_retry(inbound, self.rate_limit, self._now)
             case Result():
                 return self._finish(inbound)
         return self._feed_rest(inbound)
+
+    def _is_final(self, retry: ApiRetry) -> bool:
+        return retry.error_status in FINAL_STATUSES and not self._outlives_retries() and not self.is_ending
 
     def _translate(self, event: ApiEvent) -> list[Event]:
         match event.type:
@@ -88,6 +91,15 @@ class TurnTranslator(ABC):
     @abstractmethod
     def total(self) -> Usage:
         """What all calls of the model took together so far."""
+
+    @property
+    def is_ending(self) -> bool:
+        """True once the model has stopped, while the CLI has not: that takes milliseconds."""
+        return False
+
+    def cut_off(self) -> list[Event]:
+        """The end of an answer whose model has stopped; the CLI says no more. Called only while `is_ending`."""
+        raise NotImplementedError
 
     def _outlives_retries(self) -> bool:
         """True where a failed call that the CLI would make again does not end the turn."""

@@ -9,21 +9,62 @@ from typing import Any
 import msgspec
 
 from ...core.conversation import Base64Source, ContentBlock, Document, Image, Message, Text, Thinking, ToolResult
+from .history import Rewind
 from .protocol import PermissionAsk, ToolCall
 
 
 def build_initialize(request_id: str, system: str | None, extra: dict[str, Any], *, keeps_own: bool = False) -> bytes:
-    """Once per process: the system prompt replaces the CLI's own; an empty list means none at all.
+    """The system prompt replaces the CLI's own; an empty list means none at all. It counts once per process.
 
     extra: the manifest of the client's tools, `jsonSchema`. keeps_own: without a system prompt the CLI's own stays.
+    The snapshot would hold the first prompt for the life of the process, whatever `set_model` says later.
     """
-    prompt = {} if system is None and keeps_own else {"systemPrompt": [] if system is None else [system]}
-    return build_control(request_id, {"subtype": "initialize", **prompt, **extra})
+    prompt: dict[str, Any] = (
+        {} if system is None and keeps_own else {"systemPrompt": [] if system is None else [system]}
+    )
+    snapshot = {} if keeps_own else {"systemPromptSnapshot": False}
+    return build_control(request_id, {"subtype": "initialize", **prompt, **snapshot, **extra})
 
 
-def build_set_model(request_id: str, model: str) -> bytes:
-    """Only for aliases, and only before the first turn: see `models.is_alias`."""
-    return build_control(request_id, {"subtype": "set_model", "model": model})
+def build_second_initialize(request_id: str, manifest: dict[str, Any]) -> bytes:
+    """Other tools for a child that has been initialised; it changes neither the system prompt nor the schema."""
+    return build_control(request_id, {"subtype": "initialize", **manifest})
+
+
+def build_drop_servers(request_id: str) -> bytes:
+    """Take all tools away. Without this a later `initialize` shows the new tools, and routes none of their calls."""
+    return build_control(request_id, {"subtype": "mcp_set_servers", "servers": {}})
+
+
+def build_set_model(request_id: str, model: str, system: str | None = None) -> bytes:
+    """Only for aliases (see `models.is_alias`), and only while the history is empty.
+
+    system: another system prompt, which holds from the next turn on; a member that the CLI's public types do not list.
+    """
+    prompt = {} if system is None else {"system_prompt": system}
+    return build_control(request_id, {"subtype": "set_model", "model": model, **prompt})
+
+
+def build_rewind(request_id: str, rewind: Rewind) -> bytes:
+    """Take messages out of the history, the newest back to the target; a turn that runs or is parked is stopped first.
+
+    A request that the CLI's public types do not list. `last_seen_user_message_uuid` allows more than one message, and
+    makes the CLI refuse where its history ends otherwise than we think.
+    """
+    return build_control(
+        request_id,
+        {
+            "subtype": "rewind_conversation",
+            "target_message_uuid": rewind.target,
+            "last_seen_user_message_uuid": rewind.last_seen,
+            "interrupt_if_running": True,
+        },
+    )
+
+
+def build_interrupt(request_id: str) -> bytes:
+    """Stop the turn that runs. Not taken right behind a question: the turn then goes on."""
+    return build_control(request_id, {"subtype": "interrupt"})
 
 
 def build_settings(request_id: str, settings: dict[str, Any]) -> bytes:
@@ -82,11 +123,16 @@ def _build_mcp(block: Text | Image | Document) -> dict[str, Any]:
     raise ValueError("not deliverable")
 
 
-def build_message(message: Message, *, query: bool, cache_ttl: str | None = None) -> bytes:
+def build_message(message: Message, uuid: str, *, query: bool, cache_ttl: str | None = None) -> bytes:
     """A message of the conversation; `query` asks for an answer to it and belongs to the last one, the user's.
 
     `client_composed` keeps `/command` and `@path` what they are: text. `model` goes with thinking: the CLI keeps such
-    blocks only where it names the current model. cache_ttl: put a cache breakpoint on the last block, `5m` or `1h`.
+    blocks only where it names the current model.
+
+    Args:
+        uuid: names the message for a later rewind. A new one for each line: the CLI drops a line with a uuid that
+            it has seen, without a word, and the turn would hang.
+        cache_ttl: put a cache breakpoint on the last block, `5m` or `1h`.
     """
     inner: dict[str, Any] = {"role": message.role, "content": [_build_block(block) for block in message.content]}
     if cache_ttl is not None:
@@ -94,7 +140,7 @@ def build_message(message: Message, *, query: bool, cache_ttl: str | None = None
     models = {block.model for block in message.content if isinstance(block, Thinking)}
     if len(models) == 1:
         inner["model"] = models.pop()
-    line: dict[str, Any] = {"type": message.role, "message": inner, "parent_tool_use_id": None}
+    line: dict[str, Any] = {"type": message.role, "uuid": uuid, "message": inner, "parent_tool_use_id": None}
     if message.role == "user":
         line["client_composed"] = True
         if not query:

@@ -18,6 +18,8 @@ MAX_LINE_BYTES = 256 * 1024 * 1024
 class ProtocolError(UpstreamError):
     """The child wrote something that is not the protocol."""
 
+    spoils_child = True
+
 
 class _Head(msgspec.Struct):
     type: str

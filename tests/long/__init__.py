@@ -1,0 +1,1 @@
+"""Long runs: bounded programs that are not part of the ordinary test run. `README.md` here says how to run them."""
