@@ -6,6 +6,7 @@ In: raw bodies. Out: bytes. Nothing here knows a dialect.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -15,6 +16,11 @@ from ..core.errors import BadRequest, ProxyError
 from ..core.events import Completion, Event
 
 T = TypeVar("T")
+
+EVENT_STREAM = "text/event-stream"
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+# A comment, which clients skip. Never ": ping": Continue takes it for the end of a chunk.
+KEEP_ALIVE = b": keep-alive\n\n"
 
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
@@ -46,9 +52,19 @@ class Context:
 
 
 class Dialect(Protocol):
-    """One file speaks one dialect; None among the events of a stream asks for a sign of life."""
+    """One request of one dialect, which its folder speaks.
 
-    name: str
+    name: for logs and the ledger. content_type: of a stream. headers: what every answer carries, a failure included.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
 
     def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
         """Untrusted bytes -> canonical request. Raises BadRequest with the path of what is wrong.
@@ -58,7 +74,11 @@ class Dialect(Protocol):
         ...
 
     def stream(self, events: Iterable[Event | None], context: Context) -> Iterator[bytes]:
-        """The answer as server-sent events."""
+        """The answer, piece by piece; None among the events asks for a heartbeat."""
+        ...
+
+    def heartbeat(self) -> bytes:
+        """What `stream` sends for None once the stream is open, so that neither client nor proxy gives it up."""
         ...
 
     def body(self, completion: Completion, context: Context) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from flask import Response
@@ -19,6 +18,7 @@ from ..core.events import Event, collect
 from ..dialects.dialect import Context, Dialect, Parsed, encode
 from ..turns.channel import Closed
 from ..turns.turn import Turn
+from .client import Client
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,6 @@ log = logging.getLogger(__name__)
 DISCONNECT_POLL = 0.1
 # A model's name may be anything that the client sent; a header takes no line break, and nothing beyond Latin-1.
 _SAFE_IN_MODELS = "/[]:@()+,= "
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """The other end of the connection. `is_gone` is waitress's own look at the socket."""
-
-    is_gone: Callable[[], bool]
-    heartbeat_interval: float
 
 
 class Answer:
@@ -85,7 +77,8 @@ class Answer:
         events = self._events(self._client.heartbeat_interval)
         first = next(events)
         headers = build_headers(self._turn)
-        response = Response(self._render(first, events), mimetype="text/event-stream", headers=headers)
+        content_type = self._dialect.content_type
+        response = Response(self._render(first, events), mimetype=content_type, headers=headers)
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"
         # A generator that was never started skips its own `finally`.

@@ -21,8 +21,10 @@ from ..core.errors import (
 from ..dialects.dialect import Dialect
 from ..service import Service
 from ..turns.turn import new_id
+from .client import json_response
 from .guard import Guard
-from .routes import add_routes, json_response, messages_headers, native_dialect, why_not_served
+from .routes import build_table, why_not_served
+from .routing import RouteTable
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +35,19 @@ def create_app(service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_bytes
     app.url_map.strict_slashes = False
     guard = Guard.from_config(service.config)
-    add_routes(app, service, guard)
-    _add_hooks(app, guard)
+    table = build_table(service, guard)
+    table.register(app)
+    _add_hooks(app, guard, table)
     _add_error_handlers(app)
     return app
 
 
-def _add_hooks(app: Flask, guard: Guard) -> None:
+def _add_hooks(app: Flask, guard: Guard, table: RouteTable) -> None:
     @app.before_request
     def check() -> Response | None:
         g.request_id = new_id()
+        # First of all: every refusal below is answered in it.
+        g.dialect = table.dialect_for(request)
         host = request.headers.get("Host", "")
         origin = request.headers.get("Origin")
         guard.check_host(host)
@@ -50,7 +55,8 @@ def _add_hooks(app: Flask, guard: Guard) -> None:
         if request.method == "OPTIONS":
             requested = request.headers.get("Access-Control-Request-Headers", "")
             return Response(status=204, headers=guard.cors_headers(origin, requested))
-        if request.endpoint not in ("health", "v1_health"):
+        route = table.find(request)
+        if route is None or not route.public:
             guard.check_key(request.headers)
         return None
 
@@ -58,7 +64,7 @@ def _add_hooks(app: Flask, guard: Guard) -> None:
     def add_headers(response: Response) -> Response:
         request_id = g.get("request_id", "")
         response.headers["x-request-id"] = response.headers["request-id"] = request_id
-        response.headers.update(messages_headers())
+        response.headers.update(g.dialect.headers)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers.update(guard.cors_headers(request.headers.get("Origin")))
         return response
@@ -80,7 +86,7 @@ def _add_error_handlers(app: Flask) -> None:
 
 
 def _error_response(error: ProxyError) -> Response:
-    dialect: Dialect = g.get("dialect") or native_dialect()
+    dialect: Dialect = g.dialect
     status, body = dialect.error(error, g.get("request_id", ""))
     response = json_response(body, status)
     if error.retry_after is not None:

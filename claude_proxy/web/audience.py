@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from flask import Response
 
 from ..core.errors import QueueFull
-from .answering import DISCONNECT_POLL, Client
+from ..dialects.dialect import EVENT_STREAM, KEEP_ALIVE
+from .answering import DISCONNECT_POLL
+from .client import Client
 
 LARGEST_AUDIENCE = 16
 RETRY_AFTER = 5.0
-KEEP_ALIVE = b": keep-alive\n\n"
 
 Next = Callable[[float], tuple[Iterable[bytes], bool]]
 
@@ -39,7 +40,7 @@ class Audience:
 
     def respond(self, told: Iterator[bytes], headers: Mapping[str, str] | None = None) -> Response:
         """The stream of a watcher who has entered; who leaves when it ends."""
-        response = Response(told, mimetype="text/event-stream", headers=headers)
+        response = Response(told, mimetype=EVENT_STREAM, headers=headers)
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"
         response.call_on_close(self.leave)

@@ -1,11 +1,40 @@
 """`GET /health` and `GET /`: how the proxy is, without asking anyone who could be busy."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from flask import Response, request
+
 from .. import __version__
-from ..service import Status
+from ..service import Service, Status
+from .client import json_response
+from .guard import Guard
+from .negotiation import Dialects
+from .routing import Route
+
+
+class HealthViews:
+    """The views. `guard` decides how much of `/health` a caller may see."""
+
+    def __init__(self, service: Service, guard: Guard, dialects: Dialects) -> None:
+        self._service = service
+        self._guard = guard
+        self._dialects = dialects
+
+    def routes(self, others: Sequence[Route]) -> tuple[Route, ...]:
+        """`others`: the routes that `GET /` lists beside `/health`."""
+        health = Route("/health", "GET", self._health, self._dialects.chat, public=True)
+        listed = build_service(sorted({f"{route.method} {route.paths[0]}" for route in (*others, health)}))
+        root = Route("/", "GET", lambda: json_response(listed), self._dialects.chat, prefixes=("",))
+        return health, root
+
+    def _health(self) -> Response:
+        best = request.accept_mimetypes.best_match(["application/json", "text/plain"])
+        if best == "text/plain":
+            return Response("ok\n", mimetype="text/plain")
+        return json_response(build_health(self._service.status(), full=self._guard.has_key(request.headers)))
 
 
 def build_health(status: Status, *, full: bool) -> dict[str, Any]:

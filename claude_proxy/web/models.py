@@ -5,11 +5,42 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from flask import Response, request
+
 from ..core.errors import BadRequest, ModelNotFound
 from ..core.models import Catalogue
+from .client import json_response
+from .negotiation import Dialects, speaks_messages
+from .routing import Route
 
 STARTED = int(time.time())
 DEFAULT_LIMIT, LARGEST_LIMIT = 20, 1000
+
+
+class ModelViews:
+    """The views; each answers in the caller's dialect."""
+
+    def __init__(self, catalogue: Catalogue, dialects: Dialects) -> None:
+        self._catalogue = catalogue
+        self._dialects = dialects
+
+    def routes(self) -> tuple[Route, ...]:
+        dialect = self._dialects.shared
+        return (
+            Route("/models", "GET", self._list, dialect),
+            # For clients whose base URL ends in /chat.
+            Route("/chat/models", "GET", self._list, dialect),
+            Route("/models/<path:name>", "GET", self._get, dialect),
+        )
+
+    def _list(self) -> Response:
+        if speaks_messages(request.headers):
+            return json_response(build_page(self._catalogue, request.args))
+        return json_response(build_list(self._catalogue))
+
+    def _get(self, name: str) -> Response:
+        build = build_info if speaks_messages(request.headers) else build_one
+        return json_response(build(self._catalogue, name))
 
 
 def build_list(catalogue: Catalogue) -> dict[str, Any]:

@@ -9,77 +9,67 @@ from functools import partial
 
 from flask import Response, g, request
 
-from ..core.conversation import Message
 from ..core.errors import NotFound, ProxyError
 from ..core.tokens import estimate_conversation
-from ..dialects.chat.answer import ChatCompletions
 from ..dialects.dialect import Context, Dialect, Parsed, encode
 from ..dialects.responses.answer import Responses, response_id
-from ..dialects.responses.request import is_responses_shaped, parse_responses_shaped
 from ..service import Service
 from ..turns.turn import Request as TurnRequest
 from ..turns.turn import Turn
-from .answering import Client, build_headers
+from .answering import build_headers
 from .audience import Audience
+from .client import Client, client_of, json_response, owner_of, read_json
+from .negotiation import Dialects
 from .responses_objects import ConversationObjects, ResponseObjects, parse_flag
 from .responses_runs import Run, Runs, follow, replay_from
-from .serving import End, is_gone, owner_of, read_json, respond, serve
-
-View = Callable[..., Response]
-Route = tuple[str, str, View, str]
-
-
-class CursorChat(ChatCompletions):
-    """Chat for who sends `input` instead of `messages`, as Cursor does for some models."""
-
-    def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
-        return parse_responses_shaped(body, before) if is_responses_shaped(body) else super().parse(body, before)
+from .routing import Route, View
+from .serving import End, respond, serve
 
 
 class ResponsesViews:
     """The views, and the background runs of this process. `audience`: all that watch anything."""
 
-    def __init__(self, service: Service, audience: Audience) -> None:
+    def __init__(self, service: Service, audience: Audience, dialects: Dialects) -> None:
         self._service = service
         self._audience = audience
+        self._dialects = dialects
         self._book = service.responses
         self._runs = Runs(service.release)
         self._objects = ResponseObjects(self._book, self._runs)
         self._conversations = ConversationObjects(self._book)
 
     def routes(self) -> tuple[Route, ...]:
-        """Name, path without `/v1`, view, method."""
-        one = "/responses/<response_id>"
-        talk = "/conversations/<conversation_id>"
+        one, talk = "/responses/<response_id>", "/conversations/<conversation_id>"
         objects, talks = self._objects, self._conversations
-        return (
-            ("create_response", "/responses", self._create, "POST"),
-            ("count_input_tokens", "/responses/input_tokens", self._count_tokens, "POST"),
-            ("compact_response", "/responses/compact", _refuse_to_compact, "POST"),
-            ("response", one, self._get, "GET"),
-            ("delete_response", one, self._plain(objects.delete), "DELETE"),
-            ("cancel_response", f"{one}/cancel", self._plain(objects.cancel), "POST"),
-            ("input_items", f"{one}/input_items", self._queried(objects.input_items), "GET"),
-            ("create_conversation", "/conversations", self._posted(talks.create), "POST"),
-            ("conversation", talk, self._plain(talks.get), "GET"),
-            ("update_conversation", talk, self._posted(talks.update), "POST"),
-            ("delete_conversation", talk, self._plain(talks.delete), "DELETE"),
-            ("conversation_items", f"{talk}/items", self._queried(talks.list_items), "GET"),
-            ("add_conversation_items", f"{talk}/items", self._posted(talks.add_items), "POST"),
-            ("conversation_item", f"{talk}/items/<item_id>", self._plain(talks.get_item), "GET"),
-            ("delete_conversation_item", f"{talk}/items/<item_id>", self._plain(talks.delete_item), "DELETE"),
+        views: tuple[tuple[str, str, View], ...] = (
+            ("POST", "/responses", self._create),
+            ("POST", "/responses/input_tokens", self._count_tokens),
+            ("POST", "/responses/compact", _refuse_to_compact),
+            ("GET", one, self._get),
+            ("DELETE", one, self._plain(objects.delete)),
+            ("POST", f"{one}/cancel", self._plain(objects.cancel)),
+            ("GET", f"{one}/input_items", self._queried(objects.input_items)),
+            ("POST", "/conversations", self._posted(talks.create)),
+            ("GET", talk, self._plain(talks.get)),
+            ("POST", talk, self._posted(talks.update)),
+            ("DELETE", talk, self._plain(talks.delete)),
+            ("GET", f"{talk}/items", self._queried(talks.list_items)),
+            ("POST", f"{talk}/items", self._posted(talks.add_items)),
+            ("GET", f"{talk}/items/<item_id>", self._plain(talks.get_item)),
+            ("DELETE", f"{talk}/items/<item_id>", self._plain(talks.delete_item)),
         )
+        return tuple(Route(path, method, view, self._dialects.responses) for method, path, view in views)
 
     def _plain(self, build: Callable[..., object]) -> View:
-        return lambda **names: _json(build(owner_of(self._service), *names.values()))
+        return lambda **names: json_response(build(owner_of(self._service), *names.values()))
 
     def _queried(self, build: Callable[..., object]) -> View:
-        return lambda **names: _json(build(owner_of(self._service), *names.values(), request.args))
+        return lambda **names: json_response(build(owner_of(self._service), *names.values(), request.args))
 
     def _posted(self, build: Callable[..., object]) -> View:
         def view(**names: str) -> Response:
             body = read_json() if request.get_data() else b""
-            return _json(build(owner_of(self._service), *names.values(), body))
+            return json_response(build(owner_of(self._service), *names.values(), body))
 
         return view
 
@@ -87,12 +77,12 @@ class ResponsesViews:
         """Starts no child and waits for no worker."""
         parsed = self._dialect().parse(read_json())
         count = estimate_conversation(parsed.conversation)
-        response = _json({"object": "response.input_tokens", "input_tokens": count})
+        response = json_response({"object": "response.input_tokens", "input_tokens": count})
         response.headers["X-Claude-Proxy-Token-Count"] = "estimate"
         return response
 
     def _dialect(self) -> Responses:
-        return Responses(self._book, owner_of(self._service), self._service.config.model)
+        return self._dialects.responses(request.headers)
 
     def _create(self) -> Response:
         dialect = self._dialect()
@@ -138,9 +128,9 @@ class ResponsesViews:
     def _get(self, response_id: str) -> Response:
         owner = owner_of(self._service)
         if not parse_flag(request.args, "stream"):
-            return _json(self._objects.get(owner, response_id))
+            return json_response(self._objects.get(owner, response_id))
         source, position = self._objects.open_stream(owner, response_id, request.args)
-        client = Client(is_gone(), self._service.config.heartbeat_interval)
+        client = client_of(self._service)
         told = follow(source, position, client) if isinstance(source, Run) else replay_from(source, position)
         self._audience.enter()
         return self._audience.respond(told)
@@ -148,7 +138,3 @@ class ResponsesViews:
 
 def _refuse_to_compact() -> Response:
     raise NotFound("Conversations are not compacted here: start a new one, or let the client summarise")
-
-
-def _json(body: object) -> Response:
-    return Response(encode(body), mimetype="application/json")

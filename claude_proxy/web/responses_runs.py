@@ -13,7 +13,8 @@ from ..dialects.responses.answer import render
 from ..dialects.responses.events import Json, ResponseWriter
 from ..turns.channel import Channel
 from ..turns.turn import Turn
-from .answering import DISCONNECT_POLL, Client
+from .answering import DISCONNECT_POLL
+from .client import Client
 
 Keep = Callable[[Json, Sequence[Json]], None]
 

@@ -12,14 +12,14 @@ from math import inf
 
 from flask import Response, g, request
 
-from ..core.errors import BadRequest, ClientGone, ProxyError, UnsupportedMediaType
+from ..core.errors import BadRequest, ClientGone, ProxyError
 from ..dialects.dialect import Dialect, Parsed
 from ..service import Service
-from ..storage.sessions import Name, make_owner
+from ..storage.sessions import Name
 from ..turns.modes import Mode
 from ..turns.turn import Request, Turn, build_request
-from .answering import Answer, Client
-from .guard import presented_key
+from .answering import Answer
+from .client import Client, client_of, is_gone, owner_of, read_json
 from .modes import choose_mode
 from .sessions import parse_name, wants_server_history
 
@@ -55,18 +55,6 @@ def serve(dialect: Dialect, service: Service, answer: Respond = respond) -> Resp
 def _mode_of(service: Service, parsed: Parsed) -> Mode:
     has_tools = bool(parsed.conversation.tools)
     return choose_mode(request.headers, service.config, service.modes, has_tools=has_tools)
-
-
-def owner_of(service: Service) -> str:
-    """The digest of the caller's key; empty where none is asked for."""
-    return make_owner(presented_key(request.headers)) if service.config.api_key else ""
-
-
-def read_json() -> bytes:
-    """The body. Only application/json: a page may post text/plain without asking first."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType(f"Content-Type must be application/json, not {request.mimetype or 'absent'}")
-    return request.get_data()
 
 
 def _serve_with_history(dialect: Dialect, service: Service, body: bytes, name: Name, answer: Respond) -> Response:
@@ -150,14 +138,7 @@ def _answer(job: _Job) -> Response:
         service.release(turn)
         log_turn(dialect, turn, error, arrived)
 
-    client = Client(is_gone(), service.config.heartbeat_interval)
-    return job.answer(service, dialect, asked, parsed, client, end)
-
-
-def is_gone() -> Callable[[], bool]:
-    """Waitress's own look at the client's socket; it sees a closed one only with `channel_request_lookahead`."""
-    look: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-    return look
+    return job.answer(service, dialect, asked, parsed, client_of(service), end)
 
 
 def log_turn(dialect: Dialect, turn: Turn, error: ProxyError | None, arrived: float) -> None:

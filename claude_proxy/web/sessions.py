@@ -6,12 +6,61 @@ In: records. Out: JSON objects; times as ISO 8601 in UTC.
 from datetime import UTC, datetime
 from typing import Any
 
+from flask import Response, request
 from werkzeug.datastructures import Headers
 
-from ..core.errors import BadRequest
+from ..core.errors import BadRequest, NotFound
+from ..core.session_key import SessionKey
+from ..service import Service
 from ..storage.sessions import Name, Record, make_id
+from .client import json_response, owner_of
+from .negotiation import Dialects
+from .routing import Route
 
 LONGEST_NAME = 10_000
+
+
+class SessionViews:
+    """The views: a caller sees and forgets the sessions of its own key."""
+
+    def __init__(self, service: Service, dialects: Dialects) -> None:
+        self._service = service
+        self._dialects = dialects
+
+    def routes(self) -> tuple[Route, ...]:
+        one, dialect = "/sessions/<path:session_id>", self._dialects.chat
+        return (
+            Route("/sessions", "GET", self._list, dialect),
+            Route("/sessions", "DELETE", self._delete_all, dialect),
+            Route(one, "GET", self._get, dialect),
+            Route(one, "DELETE", self._delete, dialect),
+        )
+
+    def _list(self) -> Response:
+        return json_response(build_list(self._service.sessions.records(owner_of(self._service))))
+
+    def _get(self, session_id: str) -> Response:
+        record = self._service.sessions.get(self._key(session_id))
+        if record is None:
+            raise _not_found(session_id)
+        return json_response(build_one(record))
+
+    def _delete(self, session_id: str) -> Response:
+        """Under /v1 `{ok, message}`, without it `{ok, invalidated}`, as the proxies of this kind answer."""
+        if not self._service.delete_session(self._key(session_id)):
+            raise _not_found(session_id)
+        if request.path.startswith("/v1/"):
+            return json_response({"ok": True, "message": f"Session {session_id} deleted"})
+        return json_response({"ok": True, "invalidated": session_id})
+
+    def _key(self, session_id: str) -> SessionKey:
+        return SessionKey(owner_of(self._service), session_id)
+
+    def _delete_all(self) -> Response:
+        owner = owner_of(self._service)
+        records = self._service.sessions.records(owner)
+        deleted = sum(self._service.delete_session(SessionKey(owner, record.id)) for record in records)
+        return json_response({"ok": True, "message": f"Reset {deleted} sessions"})
 
 
 def build_list(records: list[Record]) -> dict[str, Any]:
@@ -55,6 +104,10 @@ def wants_server_history(headers: Headers) -> bool:
     if not headers.get("X-Session-Id"):
         raise BadRequest("X-Session-History needs X-Session-Id", param="X-Session-Id")
     return True
+
+
+def _not_found(session_id: str) -> NotFound:
+    return NotFound(f"There is no session {session_id[:80]!r}")
 
 
 def _checked(name: str, where: str) -> str:

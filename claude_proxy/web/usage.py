@@ -8,11 +8,40 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
+from flask import Response, request
+
 from ..core.errors import BadRequest
+from ..monitoring.metrics import CONTENT_TYPE
 from ..monitoring.plan import Snapshot, Window, iso_time
+from ..service import Service
 from ..storage.ledger import Report, Sums
+from .client import json_response, owner_of
+from .negotiation import Dialects
+from .routing import Route
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+class UsageViews:
+    """The views of usage, and of the same for Prometheus."""
+
+    def __init__(self, service: Service, dialects: Dialects) -> None:
+        self._service = service
+        self._dialects = dialects
+
+    def routes(self) -> tuple[Route, ...]:
+        dialect = self._dialects.chat
+        return Route("/usage", "GET", self._usage, dialect), Route("/metrics", "GET", self._metrics, dialect)
+
+    def _usage(self) -> Response:
+        """Waits for the CLI's word on the plan, but not for long, and does without it where it does not come."""
+        since, until = parse_range(request.args)
+        self._service.plan_question.refresh()
+        report = self._service.ledger.report(owner_of(self._service), since, until)
+        return json_response(build_usage(self._service.plan_limits.snapshot(), report))
+
+    def _metrics(self) -> Response:
+        return Response(self._service.metrics.render(), content_type=CONTENT_TYPE)
 
 
 def parse_range(arguments: Mapping[str, str]) -> tuple[date | None, date | None]:

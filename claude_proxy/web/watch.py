@@ -4,48 +4,45 @@ In: a `Service`, Flask's request. Out: responses. Everybody sees and stops only 
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from flask import Response, request
 
 from ..core.errors import AlreadyEnded, NotFound
-from ..dialects.dialect import encode
 from ..monitoring.activity import Entry
 from ..service import Service
 from . import permissions, requests
-from .answering import Client
 from .audience import Audience, watch
-from .serving import is_gone, owner_of, read_json
-
-View = Callable[..., Response]
-Route = tuple[str, str, View, str]
+from .client import client_of, json_response, owner_of, read_json
+from .negotiation import Dialects
+from .routing import Route
 
 
 class WatchViews:
     """The views. `audience`: all that watch anything."""
 
-    def __init__(self, service: Service, audience: Audience) -> None:
+    def __init__(self, service: Service, audience: Audience, dialects: Dialects) -> None:
         self._service = service
         self._audience = audience
+        self._dialects = dialects
 
     def routes(self) -> tuple[Route, ...]:
-        """Name, path without `/v1`, view, method."""
-        one = "/requests/<request_id>"
+        one, dialect = "/requests/<request_id>", self._dialects.chat
         return (
-            ("requests", "/requests", self._list_requests, "GET"),
-            ("request", one, self._get_request, "GET"),
-            ("interrupt_request", one, self._interrupt, "DELETE"),
-            ("request_events", f"{one}/events", self._watch_request, "GET"),
-            ("permissions", "/permissions", self._list_permissions, "GET"),
-            ("permission_events", "/permissions/events", self._watch_permissions, "GET"),
-            ("decide_permission", "/permissions/<permission_id>", self._decide, "POST"),
+            Route("/requests", "GET", self._list_requests, dialect),
+            Route(one, "GET", self._get_request, dialect),
+            Route(one, "DELETE", self._interrupt, dialect),
+            Route(f"{one}/events", "GET", self._watch_request, dialect),
+            Route("/permissions", "GET", self._list_permissions, dialect),
+            Route("/permissions/events", "GET", self._watch_permissions, dialect),
+            Route("/permissions/<permission_id>", "POST", self._decide, dialect),
         )
 
     def _list_requests(self) -> Response:
-        return _json(requests.build_list(self._service.activity.entries(owner_of(self._service)), time.time()))
+        return json_response(requests.build_list(self._service.activity.entries(owner_of(self._service)), time.time()))
 
     def _get_request(self, request_id: str) -> Response:
-        return _json(requests.build_one(self._find(request_id), time.time()))
+        return json_response(requests.build_one(self._find(request_id), time.time()))
 
     def _find(self, request_id: str) -> Entry:
         entry = self._service.activity.get(owner_of(self._service), request_id)
@@ -57,7 +54,7 @@ class WatchViews:
         entry = self._find(request_id)
         if not self._service.interrupt(entry.owner, entry.id):
             raise AlreadyEnded(f"The request {entry.id} has ended already")
-        return _json({"ok": True, "message": f"Request {entry.id} interrupted"})
+        return json_response({"ok": True, "message": f"Request {entry.id} interrupted"})
 
     def _watch_request(self, request_id: str) -> Response:
         """From its first event, or from the one after `?after=N`, to `done`."""
@@ -71,10 +68,10 @@ class WatchViews:
             return map(requests.render_notice, notices), ended
 
         self._audience.enter()
-        return self._audience.respond(watch(next_events, self._client()))
+        return self._audience.respond(watch(next_events, client_of(self._service)))
 
     def _list_permissions(self) -> Response:
-        return _json(permissions.build_list(self._service.permissions.pending(owner_of(self._service))))
+        return json_response(permissions.build_list(self._service.permissions.pending(owner_of(self._service))))
 
     def _watch_permissions(self) -> Response:
         """What waits now, then what happens, until the client goes or the proxy ends."""
@@ -92,16 +89,9 @@ class WatchViews:
             return map(permissions.render_event, events), closed
 
         self._audience.enter()
-        return self._audience.respond(watch(next_events, self._client()))
+        return self._audience.respond(watch(next_events, client_of(self._service)))
 
     def _decide(self, permission_id: str) -> Response:
         choice, message = permissions.parse_decision(read_json())
         pending = self._service.permissions.decide(owner_of(self._service), permission_id, choice, message)
-        return _json(permissions.build_decided(pending, choice))
-
-    def _client(self) -> Client:
-        return Client(is_gone(), self._service.config.heartbeat_interval)
-
-
-def _json(body: object) -> Response:
-    return Response(encode(body), mimetype="application/json")
+        return json_response(permissions.build_decided(pending, choice))

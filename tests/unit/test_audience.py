@@ -5,8 +5,10 @@ from collections.abc import Iterable
 import pytest
 
 from claude_proxy.core.errors import QueueFull
-from claude_proxy.web.answering import DISCONNECT_POLL, Client
-from claude_proxy.web.audience import KEEP_ALIVE, LARGEST_AUDIENCE, Audience, watch
+from claude_proxy.dialects.dialect import KEEP_ALIVE
+from claude_proxy.web.answering import DISCONNECT_POLL
+from claude_proxy.web.audience import LARGEST_AUDIENCE, Audience, watch
+from claude_proxy.web.client import Client
 
 
 def test_an_audience_is_limited() -> None:

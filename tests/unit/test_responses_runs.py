@@ -9,7 +9,7 @@ from claude_proxy.core.errors import ClientGone, InternalError, Interrupted, Pro
 from claude_proxy.core.events import BlockStart, BlockStop, Event, MessageEnd, MessageStart, TextDelta, Usage
 from claude_proxy.dialects.responses.events import ResponseWriter
 from claude_proxy.turns.turn import Turn
-from claude_proxy.web.answering import Client
+from claude_proxy.web.client import Client
 from claude_proxy.web.responses_runs import Run, Runs, follow, replay_from
 from tests.standins import make_turn
 

@@ -22,11 +22,10 @@ from ...core.events import (
     ToolInputDelta,
     Usage,
 )
-from ..dialect import Context, Parsed, encode, sse
+from ..dialect import EVENT_STREAM, KEEP_ALIVE, NO_HEADERS, Context, Parsed, encode, sse
 from ..openai_errors import build_error
 from .request import parse_chat
 
-KEEP_ALIVE = b": keep-alive\n\n"  # never ": ping": Continue takes it for the end of a chunk
 DONE = b"data: [DONE]\n\n"
 
 FINISH_REASONS = {
@@ -44,6 +43,8 @@ class ChatCompletions:
     """The dialect; it keeps nothing between requests."""
 
     name = "chat"
+    content_type = EVENT_STREAM
+    headers = NO_HEADERS
 
     def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
         """See `chat_request`. Raises BadRequest with the path of what is wrong."""
@@ -53,7 +54,11 @@ class ChatCompletions:
         """Role chunk first, `finish_reason` once, usage only when asked for, `[DONE]` last."""
         writer = _ChunkWriter(context)
         for event in events:
-            yield writer.render(event)
+            piece = writer.render(event)
+            yield self.heartbeat() if event is None and not piece else piece
+
+    def heartbeat(self) -> bytes:
+        return KEEP_ALIVE
 
     def body(self, completion: Completion, context: Context) -> dict[str, Any]:
         """A `chat.completion`; `content` and `refusal` are always there, `tool_calls` only where there are some."""
@@ -114,12 +119,12 @@ class _ChunkWriter:
         self._calls: dict[int, int] = {}
 
     def render(self, event: Event | None) -> bytes:
-        """The bytes of one event; None is a sign of life. The first bytes are always the role chunk."""
+        """The bytes of one event; None opens the stream, once. The first bytes are always the role chunk."""
         opening = b"" if self._opened else self._chunk({"role": "assistant", "content": "", "refusal": None})
         self._opened = True
         match event:
             case None:
-                return opening + (b"" if opening else KEEP_ALIVE)
+                return opening
             case TextDelta(_, text):
                 return opening + self._chunk({"content": text})
             case ThinkingDelta(_, thinking):

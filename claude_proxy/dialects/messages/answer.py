@@ -29,10 +29,11 @@ from ...core.events import (
 )
 from ...core.models import context_window
 from ...core.tokens import estimate, estimate_conversation
-from ..dialect import Context, Parsed, sse
+from ..dialect import EVENT_STREAM, Context, Parsed, sse
 from .request import parse_messages, parse_prompt
 
 DEFAULT_VERSION = "2023-06-01"
+LONGEST_BETA = 1000
 SIGNATURES_KEPT = 10_000
 
 # https://docs.anthropic.com/en/api/errors; a status that is not here is our failure, or that of what is behind us.
@@ -74,13 +75,18 @@ class Signatures:
 
 
 class Messages:
-    """The dialect for one request; what outlives it is in `signatures`."""
+    """The dialect for one request; what outlives it is in `signatures`.
+
+    version, betas: the request's `anthropic-version` and `anthropic-beta`, which its answer repeats.
+    """
 
     name = "messages"
+    content_type = EVENT_STREAM
 
-    def __init__(self, signatures: Signatures) -> None:
+    def __init__(self, signatures: Signatures, version: str = DEFAULT_VERSION, betas: str = "") -> None:
         self._signatures = signatures
         self._conversation: Conversation | None = None
+        self.headers = {"anthropic-version": version, **({"anthropic-beta": betas[:LONGEST_BETA]} if betas else {})}
 
     def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
         """See `messages_request`. Raises BadRequest with the path of what is wrong."""
@@ -92,7 +98,11 @@ class Messages:
         """`message_start` first, blocks one after another, `message_delta` once, `message_stop` last."""
         writer = _EventWriter(context, self._signatures)
         for event in events:
-            yield writer.render(event)
+            piece = writer.render(event)
+            yield self.heartbeat() if event is None and not piece else piece
+
+    def heartbeat(self) -> bytes:
+        return sse({"type": "ping"}, "ping")
 
     def body(self, completion: Completion, context: Context) -> dict[str, Any]:
         """A `message`; `model` is the one that answered."""
@@ -138,10 +148,10 @@ class _EventWriter:
         self._model = context.model
 
     def render(self, event: Event | None) -> bytes:
-        """The bytes of one event; None is a sign of life. The first bytes are always `message_start`."""
+        """The bytes of one event; None opens the stream, once. The first bytes are always `message_start`."""
         match event:
             case None:
-                return sse({"type": "ping"}, "ping") if self._opened else self._open_early()
+                return b"" if self._opened else self._open_early()
             case MessageStart():
                 self._model = event.model
                 return b"" if self._opened else self._open(event)

@@ -16,7 +16,7 @@ from ...core.conversation import Message
 from ...core.errors import BadRequest, NotFound, PreviousResponseNotFound, ProxyError
 from ...core.events import Completion, Event, MessageEnd
 from ...storage.responses import ResponseBook, StoredResponse, make_item_id
-from ..dialect import Context, Parsed, sse
+from ..dialect import EVENT_STREAM, NO_HEADERS, Context, Parsed, sse
 from ..openai_errors import build_error
 from .events import Json, ResponseWriter, replay
 from .items import Item, build_stored
@@ -27,6 +27,8 @@ class Responses:
     """The dialect, for one request of one owner (the digest of its API key)."""
 
     name = "responses"
+    content_type = EVENT_STREAM
+    headers = NO_HEADERS
 
     def __init__(
         self, book: ResponseBook, owner: str, default_model: str, now: Callable[[], float] = time.time
@@ -54,10 +56,18 @@ class Responses:
         """Numbered events; `created` and `in_progress` first, exactly one of the final ones last."""
         writer = self.open(context)
         for event in events:
+            if event is None:
+                yield self.heartbeat()
+                continue
             said = writer.add(event)
             if isinstance(event, MessageEnd):
                 self.keep(writer.response)
             yield render(said)
+
+    def heartbeat(self) -> bytes:
+        """A numbered event, as everything in this stream is numbered."""
+        assert self._writer is not None
+        return render(self._writer.add(None))
 
     def body(self, completion: Completion, context: Context) -> Json:
         """The object that a stream would have ended with."""
