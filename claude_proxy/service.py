@@ -118,6 +118,7 @@ class Service:
         self._poller = PipePoller()
         self.recycling = recycling or Recycling(reason="not checked yet" if may_recycle(config) else "switched off")
         self._check = None if recycling is not None or not may_recycle(config) else self._make_check()
+        self._check_thread = threading.Thread(target=self._run_check, name="cli-check", daemon=True)
         self.fleet = Fleet(limits_of(config), clock, self._poller, timing, self.recycling)
 
         self.activity = Activity(time.time)
@@ -152,21 +153,23 @@ class Service:
         self.workers.start()
         self.sinks.start()
         self._login_thread.start()
-        if self._check is not None:
-            self._check.start()
+        self._check_thread.start()
 
-    def _make_check(self) -> threading.Thread:
+    def _make_check(self) -> SelfCheck:
         """What finds out after the start whether this CLI lets its children be used again."""
         config = self.config
         environ = build_environment(config.environ, use_api_key=False)
-        check = SelfCheck(
+        return SelfCheck(
             self.recycling,
             self._launcher.installation,
             lambda url: Launcher(config.claude, environ, None, self._timing, demo_url=url),
             _store_folder(config),
             self._timing,
         )
-        return threading.Thread(target=check.run, name="cli-check", daemon=True)
+
+    def _run_check(self) -> None:
+        if self._check is not None:
+            self._check.run()
 
     def submit(self, turn: Turn) -> None:
         """Queue a turn; see `Engine.submit`."""
@@ -253,8 +256,10 @@ class Service:
         self._poller.close()
         if self._login_thread.ident is not None:
             self._login_thread.join(self._timing.ask_timeout)
-        if self._check is not None and self._check.ident is not None:
-            self._check.join(self._timing.check_timeout)
+        if self._check is not None:
+            self._check.cancel()
+        if self._check_thread.ident is not None:
+            self._check_thread.join(self._timing.check_timeout)
         if self._demo is not None:
             self._demo.stop()
         self.store.close()
@@ -267,6 +272,8 @@ class Service:
             children = members.idle() + members.leased
         for connection in children:
             connection.child.kill()
+        if self._check is not None:
+            self._check.cancel()
 
     def _note_permission(self, pending: Pending, kind: PermissionKind) -> None:
         name = pending.id

@@ -601,7 +601,7 @@ def test_a_bug_of_our_own_is_told_and_logged(
 ) -> None:
     """500 without a word of the cause; the log has the traceback; the worker goes on."""
     proxy = start()
-    monkeypatch.setattr(type(proxy.service.runner), "_attempt", lambda self, turn, attempts: 1 // 0)
+    monkeypatch.setattr(type(proxy.service.runner), "_attempt", lambda self, turn, *rest: 1 // 0)
     answer = proxy.ask("hello")
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert "division" not in answer.error["message"] and "ZeroDivisionError" in caplog.text

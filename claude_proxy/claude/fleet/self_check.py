@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -85,6 +86,9 @@ class SelfCheck:
         self._make_starter = make_starter
         self._timing = timing
         self._file = folder / FILE_NAME if folder is not None else None
+        self._lock = threading.Lock()  # guards: _children, _is_cancelled
+        self._children: list[Child] = []
+        self._is_cancelled = False
 
     def run(self) -> None:
         """Never raises; takes about a second the first time that a binary is seen."""
@@ -104,13 +108,30 @@ class SelfCheck:
         if outcome.reason:
             log.info("Children are not recycled: %s", outcome.reason)
 
+    def cancel(self) -> None:
+        """The proxy ends: so does the check, at once. Any thread may."""
+        with self._lock:
+            self._is_cancelled = True
+            children = list(self._children)
+        for child in children:
+            child.kill()
+
     def _check(self) -> Outcome:
         with CheckApi() as api:
             starter = self._make_starter(api.url)
             try:
-                return check(starter, api, self._timing)
+                return check(lambda profile: self._start(starter, profile), api, self._timing)
             finally:
                 starter.close()
+
+    def _start(self, starter: Starter, profile: Profile) -> Child:
+        child = starter.start(profile.model)
+        with self._lock:
+            self._children.append(child)
+            is_cancelled = self._is_cancelled
+        if is_cancelled:
+            child.kill()
+        return child
 
     def _remembered(self, name: str) -> Outcome | None:
         try:
@@ -142,10 +163,11 @@ def hash_file(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def check(starter: Starter, api: CheckApi, timing: Timing) -> Outcome:
+def check(start: Callable[[Profile], Child], api: CheckApi, timing: Timing) -> Outcome:
     """Recycle one child, ask it what a fresh one is asked, and compare what reached the API. Raises ProxyError."""
-    recycled, fresh = _Subject(starter, FIRST, timing), _Subject(starter, SECOND, timing)
-    try:
+    with contextlib.ExitStack() as started:
+        recycled = started.enter_context(contextlib.closing(_Subject(start, FIRST, timing)))
+        fresh = started.enter_context(contextlib.closing(_Subject(start, SECOND, timing)))
         recycled.prepare(FIRST)
         recycled.ask(EARLIER)
         recycled.listen(lambda inbound: isinstance(inbound, Result))
@@ -158,9 +180,6 @@ def check(starter: Starter, api: CheckApi, timing: Timing) -> Outcome:
         except ProxyError as error:
             return Outcome(NOTHING, str(error))
         routed = [subject.ask_for_call(QUESTION) for subject in (recycled, fresh)]
-    finally:
-        for subject in (recycled, fresh):
-            subject.close()
     bodies = api.bodies("QUESTION-TWO")
     if len(bodies) != 2 or not routed[1]:
         return Outcome(NOTHING, "the CLI did not ask as it was told to")
@@ -194,9 +213,8 @@ def normalise(body: Json) -> Json:
 class _Subject:
     """A child under examination."""
 
-    def __init__(self, starter: Starter, profile: Profile, timing: Timing) -> None:
-        self.profile = profile
-        self.child = starter.start(profile.model)
+    def __init__(self, start: Callable[[Profile], Child], profile: Profile, timing: Timing) -> None:
+        self.child = start(profile)
         self.connection = Connection(self.child, profile.model, Catalogue(), Recycling(EVERYTHING), timing)
         self._timeout = timing.check_timeout
         self._deadline = time.monotonic() + self._timeout
