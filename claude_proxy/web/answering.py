@@ -9,6 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import inf
 from urllib.parse import quote
 
 from flask import Response
@@ -19,11 +21,10 @@ from ..dialects.dialect import Context, Dialect, Parsed, encode
 from ..turns.channel import Closed
 from ..turns.turn import Turn
 from .client import Client
+from .heartbeats import with_heartbeats
 
 log = logging.getLogger(__name__)
 
-# How soon a vanished client is noticed while nothing is written to it.
-DISCONNECT_POLL = 0.1
 # A model's name may be anything that the client sent; a header takes no line break, and nothing beyond Latin-1.
 _SAFE_IN_MODELS = "/[]:@()+,= "
 
@@ -67,14 +68,15 @@ class Answer:
         self._on_end(self._turn, self._error)
 
     def _whole(self) -> Response:
-        completion = collect(event for event in self._events(None) if event is not None)
+        patient = replace(self._client, heartbeat_interval=inf)
+        completion = collect(event for event in self._events(patient) if event is not None)
         body = self._dialect.body(completion, self._context)
         response = Response(encode(body), mimetype="application/json", headers=build_headers(self._turn))
         response.call_on_close(self.end)
         return response
 
     def _stream(self) -> Response:
-        events = self._events(self._client.heartbeat_interval)
+        events = self._events(self._client)
         first = next(events)
         headers = build_headers(self._turn)
         content_type = self._dialect.content_type
@@ -104,27 +106,20 @@ class Answer:
             self._error = InternalError("The proxy failed; its log says where")
             yield self._dialect.error_event(self._error, self._turn.id)
 
-    def _events(self, heartbeat_interval: float | None) -> Iterator[Event | None]:
-        """The turn's events; None after each quiet `heartbeat_interval`. Raises ClientGone, or the turn's failure."""
-        quiet = 0.0
-        while True:
-            try:
-                event = self._turn.channel.get(DISCONNECT_POLL)
-            except Closed:
-                return
-            # Looked at beside every event: an answer that is not streamed would otherwise be made to its end.
-            if self._client.is_gone():
-                error = ClientGone("The client has gone")
-                self._turn.abort(error)
-                raise error
-            if event is not None:
-                quiet = 0.0
-                yield event
-                continue
-            quiet += DISCONNECT_POLL
-            if heartbeat_interval is not None and quiet >= heartbeat_interval:
-                quiet = 0.0
-                yield None
+    def _events(self, client: Client) -> Iterator[Event | None]:
+        """The turn's events, and None for heartbeats. Raises ClientGone, or the turn's failure."""
+        events: Iterator[Event | None] = with_heartbeats(self._poll, client)
+        try:
+            yield from events
+        except ClientGone as error:
+            self._turn.abort(error)
+            raise
+
+    def _poll(self, timeout: float) -> tuple[Event | None, bool]:
+        try:
+            return self._turn.channel.get(timeout), False
+        except Closed:
+            return None, True
 
 
 def build_headers(turn: Turn) -> dict[str, str]:

@@ -5,19 +5,18 @@ the server as long as it is watched.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from flask import Response
 
-from ..core.errors import QueueFull
+from ..core.errors import ClientGone, QueueFull
 from ..dialects.dialect import EVENT_STREAM, KEEP_ALIVE
-from .answering import DISCONNECT_POLL
 from .client import Client
+from .heartbeats import Poll, with_heartbeats
 
 LARGEST_AUDIENCE = 16
 RETRY_AFTER = 5.0
-
-Next = Callable[[float], tuple[Iterable[bytes], bool]]
 
 
 class Audience:
@@ -47,20 +46,8 @@ class Audience:
         return response
 
 
-def watch(next_events: Next, client: Client) -> Iterator[bytes]:
-    """The stream of what `next_events` tells, with signs of life, to its end or until the client has gone.
-
-    next_events: waits at most so many seconds; returns what is new, and whether that was the last.
-    """
-    quiet = 0.0
-    while True:
-        events, ended = next_events(DISCONNECT_POLL)
-        told = b"".join(events)
-        if told:
-            yield told
-        if ended or client.is_gone():
-            return
-        quiet = 0.0 if told else quiet + DISCONNECT_POLL
-        if quiet >= client.heartbeat_interval:
-            quiet = 0.0
-            yield KEEP_ALIVE
+def watch(poll: Poll[bytes], client: Client) -> Iterator[bytes]:
+    """The stream of what `poll` returns, with heartbeats, to its end or until the client has gone."""
+    with suppress(ClientGone):
+        for told in with_heartbeats(poll, client):
+            yield KEEP_ALIVE if told is None else told

@@ -6,6 +6,7 @@ Rules: a client that goes away ends nothing; an end is kept before anybody hears
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from ..core.errors import ClientGone, Interrupted, ProxyError
 from ..core.events import Event, MessageEnd
@@ -13,8 +14,8 @@ from ..dialects.responses.answer import render
 from ..dialects.responses.events import Json, ResponseWriter
 from ..turns.channel import Channel
 from ..turns.turn import Turn
-from .answering import DISCONNECT_POLL
 from .client import Client
+from .heartbeats import with_heartbeats
 
 Keep = Callable[[Json, Sequence[Json]], None]
 
@@ -142,19 +143,18 @@ class Runs:
 
 def follow(run: Run, position: int, client: Client) -> Iterator[bytes]:
     """The stream of a run from its event number `position` on, to its end or until the client has gone."""
-    quiet = 0.0
-    while True:
-        events, ended = run.wait(position, DISCONNECT_POLL)
-        if events:
-            quiet = 0.0
-            position += len(events)
-            yield render(events)
-        if ended or client.is_gone():
-            return
-        quiet += 0.0 if events else DISCONNECT_POLL
-        if not events and quiet >= client.heartbeat_interval:
-            quiet = 0.0
-            run.keep_alive(position)
+
+    def poll(timeout: float) -> tuple[list[Json] | None, bool]:
+        events, ended = run.wait(position, timeout)
+        return events or None, ended
+
+    with suppress(ClientGone):
+        for events in with_heartbeats(poll, client):
+            if events is None:
+                run.keep_alive(position)
+            else:
+                position += len(events)
+                yield render(events)
 
 
 def replay_from(events: Sequence[Json], position: int) -> Iterator[bytes]:

@@ -4,7 +4,6 @@ In: a `Service`, Flask's request. Out: responses. Everybody sees and stops only 
 """
 
 import time
-from collections.abc import Iterable
 
 from flask import Response, request
 
@@ -61,14 +60,14 @@ class WatchViews:
         entry = self._find(request_id)
         number = requests.parse_after(request.args)
 
-        def next_events(timeout: float) -> tuple[Iterable[bytes], bool]:
+        def poll(timeout: float) -> tuple[bytes | None, bool]:
             nonlocal number
             notices, ended = self._service.activity.wait(entry.id, number, timeout)
             number = notices[-1].number + 1 if notices else number
-            return map(requests.render_notice, notices), ended
+            return b"".join(map(requests.render_notice, notices)) or None, ended
 
         self._audience.enter()
-        return self._audience.respond(watch(next_events, client_of(self._service)))
+        return self._audience.respond(watch(poll, client_of(self._service)))
 
     def _list_permissions(self) -> Response:
         return json_response(permissions.build_list(self._service.permissions.pending(owner_of(self._service))))
@@ -79,17 +78,17 @@ class WatchViews:
         registry = self._service.permissions
         number = -1
 
-        def next_events(timeout: float) -> tuple[Iterable[bytes], bool]:
+        def poll(timeout: float) -> tuple[bytes | None, bool]:
             nonlocal number
             if number < 0:
                 pending, number = registry.snapshot(owner)
-                return [permissions.render_snapshot(pending)], False
+                return permissions.render_snapshot(pending), False
             events, closed = registry.wait(owner, number, timeout)
             number = events[-1].number + 1 if events else number
-            return map(permissions.render_event, events), closed
+            return b"".join(map(permissions.render_event, events)) or None, closed
 
         self._audience.enter()
-        return self._audience.respond(watch(next_events, client_of(self._service)))
+        return self._audience.respond(watch(poll, client_of(self._service)))
 
     def _decide(self, permission_id: str) -> Response:
         choice, message = permissions.parse_decision(read_json())
