@@ -14,9 +14,10 @@ from typing import Any
 from . import notify
 from .claude.fleet import launcher
 from .claude.fleet.agent_flags import AGENT_VARIABLES, AgentOptions, build_options
-from .claude.fleet.fleet import Counts, Fleet, Limits
+from .claude.fleet.fleet import Fleet
 from .claude.fleet.keeper import Keeper
 from .claude.fleet.launcher import Launcher, build_environment
+from .claude.fleet.members import Counts, Limits
 from .claude.fleet.self_check import SelfCheck
 from .claude.fleet.waker import PipePoller
 from .claude.process.processes import ProcessNames
@@ -267,11 +268,7 @@ class Service:
 
     def kill_children(self) -> None:
         """For a second signal: everything at once, and nothing waited for."""
-        with self.fleet.changed:
-            members = self.fleet.members
-            children = members.idle() + members.leased
-        for connection in children:
-            connection.child.kill()
+        self.fleet.kill_all()
         if self._check is not None:
             self._check.cancel()
 

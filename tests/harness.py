@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from claude_proxy.claude.fleet.fleet import Counts
+from claude_proxy.claude.fleet.members import Counts
 from claude_proxy.claude.wire.recycling import NOTHING, Abilities, Recycling
 from claude_proxy.config import Config
 from claude_proxy.core.timing import Timing

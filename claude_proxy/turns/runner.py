@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from ..claude.fleet.fleet import Fleet, Wanted
+from ..claude.fleet.fleet import Fleet
+from ..claude.fleet.members import Wanted
 from ..claude.turn.ask import ask_question, prepare_turn, read_answer
 from ..claude.turn.connection import Connection
 from ..claude.turn.turn_translator import TurnTranslator

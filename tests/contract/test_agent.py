@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from claude_proxy.claude.fleet.agent_flags import AGENT_VARIABLES
-from claude_proxy.claude.fleet.fleet import Counts
+from claude_proxy.claude.fleet.members import Counts
 from claude_proxy.core.session_key import SessionKey
 from tests.contract.conftest import Start
 from tests.fake_cli import Script

@@ -13,7 +13,7 @@ import pytest
 
 from claude_proxy import __main__ as program
 from claude_proxy import config, logs
-from claude_proxy.claude.fleet.fleet import Counts
+from claude_proxy.claude.fleet.members import Counts
 from claude_proxy.config import Config
 from claude_proxy.service import Service, Status
 from tests.fake_cli import Script, install, kill_everything

@@ -1,13 +1,14 @@
-"""Who has which child: leases and returns, with connections that only pretend and a keeper that is called by hand."""
+"""Which child is whose: leases and returns, with stand-ins for connections and a keeper that is called by hand."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import cast
 
 import pytest
 
-from claude_proxy.claude.fleet.fleet import Counts, Fleet, Limits, Order, Wanted, fits
+from claude_proxy.claude.fleet.fleet import Fleet
 from claude_proxy.claude.fleet.keeper import how_ended
+from claude_proxy.claude.fleet.members import Counts, Limits, Order, Wanted
+from claude_proxy.claude.fleet.selection import fits
 from claude_proxy.claude.turn.connection import Connection
 from claude_proxy.claude.wire.history import HeldMessage, History
 from claude_proxy.claude.wire.profile import Point, Profile
@@ -25,7 +26,7 @@ MESSAGES = (user("a"), user("b"), user("c"))
 RESULTS = (user("a"), user("b"), Message("user", (ToolResult("t"),)))
 
 
-class Pretender:
+class FakeConnection:
     """What the fleet sees of a connection."""
 
     def __init__(self, name: str) -> None:
@@ -51,6 +52,11 @@ class Pretender:
 
     def terminate(self) -> None:
         self.terminated = True
+
+    def request_usage(self, take: Callable[[dict[str, str]], None]) -> None:
+        if not self.alive:
+            raise ChildDied("gone")
+        take({"asked": self.name})
 
     def hold(self, chain: Sequence[bytes]) -> None:
         self.history = holding(*chain[1:])
@@ -82,6 +88,7 @@ class Bench:
         self.now = 1000.0
         self.wakes = 0
         self.has_keeper = True
+        self.close_on_wake = False
         limits = Limits(1, live, maximum, 900.0, 600.0)
         self.fleet = Fleet(limits, lambda: self.now, self, Timing(start_timeout=0.0), Recycling(abilities))
         self.serve: Callable[[Order], None] = lambda order: None
@@ -89,17 +96,20 @@ class Bench:
     def wake(self) -> None:
         """The keeper, at once; nothing where there is none."""
         self.wakes += 1
-        while self.has_keeper and self.fleet.orders:
-            self.serve(self.fleet.orders.popleft())
+        if self.close_on_wake:
+            self.close_on_wake = False
+            self.fleet.close()
+        while self.has_keeper and (order := self.fleet.next_order()) is not None:
+            self.serve(order)
 
     def make(self, group: str, name: str, **fields: object) -> Connection:
         """A child in one of the lists."""
-        child = Pretender(name)
+        fake = FakeConnection(name)
         if group in ("free", "live", "parked"):
             fields = {"profile": PROFILE, "owner": "", **fields}
         for field, value in fields.items():
-            setattr(child, field, value)
-        connection = cast(Connection, child)
+            setattr(fake, field, value)
+        connection = cast(Connection, fake)
         getattr(self.fleet.members, group).append(connection)
         return connection
 
@@ -133,12 +143,12 @@ def test_a_child_serves_its_own_mode_only(bench: Bench) -> None:
 def test_a_process_may_be_started_in_spite_of_spares(bench: Bench) -> None:
     """What killed one child may have killed the spares that still look alive."""
     bench.make("spares", "spare")
-    made = cast(Connection, Pretender("made"))
+    made = cast(Connection, FakeConnection("made"))
     orders: list[Order] = []
 
     def serve(order: Order) -> None:
         orders.append(order)
-        order.child = made
+        bench.fleet.deliver(order, made)
 
     bench.serve = serve
     assert bench.fleet.lease(wanted(Profile("sonnet", agent=True)), skip_spares=True) == (made, 0)
@@ -155,11 +165,11 @@ def test_a_dead_spare_is_retired_and_the_next_one_taken(bench: Bench) -> None:
 
 def test_without_a_spare_the_keeper_starts_one(bench: Bench) -> None:
     """For the model that is needed."""
-    made = cast(Connection, Pretender("made"))
+    made = cast(Connection, FakeConnection("made"))
 
     def serve(order: Order) -> None:
         assert order.model == "claude-x"
-        order.child = made
+        bench.fleet.deliver(order, made)
 
     bench.serve = serve
     assert bench.fleet.lease(wanted(Profile("claude-x"))) == (made, 0)
@@ -171,7 +181,7 @@ def test_a_child_that_cannot_be_started_is_an_error(bench: Bench) -> None:
 
     def refuse(order: Order) -> None:
         orders.append(order)
-        order.error = CliUnavailable("not there")
+        bench.fleet.refuse(order, CliUnavailable("not there"))
 
     bench.serve = refuse
     with pytest.raises(CliUnavailable, match="not there"):
@@ -183,7 +193,7 @@ def test_a_child_that_cannot_be_started_is_an_error(bench: Bench) -> None:
     bench.has_keeper = False
     with pytest.raises(CliUnavailable):
         bench.fleet.lease(wanted())
-    assert not bench.fleet.orders
+    assert bench.fleet.next_order() is None
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -237,11 +247,11 @@ def test_a_parked_child_takes_its_results_and_nothing_else(bench: Bench) -> None
 def test_a_stored_session_is_loaded_by_a_process_of_its_own(bench: Bench) -> None:
     """Which then holds it."""
     bench.make("spares", "spare")
-    made = cast(Connection, Pretender("made"))
+    made = cast(Connection, FakeConnection("made"))
 
     def serve(order: Order) -> None:
         assert order.resume == Point("s", "m")
-        order.child = made
+        bench.fleet.deliver(order, made)
 
     bench.serve = serve
     assert bench.fleet.lease_resumed(wanted(), Point("s", "m"), 2) is made
@@ -295,15 +305,17 @@ def test_what_serves_a_new_conversation(again: Bench, there: tuple[str, ...]) ->
     assert again.fleet.lease(wanted()) == (children[there[0]], 0)
 
 
-def test_a_conversation_that_was_continued_is_given_up_only_without_room(again: Bench) -> None:
-    """The shortest first; a call that waits goes last."""
-    longer = again.make("live", "longer", history=holding(b"x", b"y", b"z", b"w", b"v", b"u"))
-    shorter = again.make("live", "shorter", history=holding(b"x", b"y", b"z", b"w"))
-    call = again.make("parked", "call", history=holding(b"x", b"y"), is_parked=True, last_used=again.now)
-    assert again.fleet.lease(wanted()) == (shorter, 0)  # `live` is 2, and both are there
-    again.fleet.limits = replace(again.fleet.limits, maximum=3)
-    assert again.fleet.lease(wanted()) == (longer, 0)
-    assert again.fleet.lease(wanted()) == (call, 0)
+@pytest.mark.parametrize(("maximum", "given_up"), [(10, ["shorter"]), (3, ["shorter", "longer", "call"])])
+def test_a_conversation_that_was_continued_is_given_up_only_without_room(maximum: int, given_up: list[str]) -> None:
+    """For another one of those that are kept, or for all children; the shortest first; a call that waits goes last."""
+    bench = Bench(live=2, maximum=maximum, abilities=EVERYTHING)
+    bench.make("live", "longer", history=holding(b"x", b"y", b"z", b"w", b"v", b"u"))
+    bench.make("live", "shorter", history=holding(b"x", b"y", b"z", b"w"))
+    bench.make("parked", "call", history=holding(b"x", b"y"), is_parked=True, last_used=bench.now)
+    bench.has_keeper = False
+    assert [repr(bench.fleet.lease(wanted())[0]) for _ in given_up] == given_up
+    with pytest.raises(CliUnavailable):
+        bench.fleet.lease(wanted())
 
 
 @pytest.mark.parametrize(
@@ -371,9 +383,9 @@ def test_a_retired_child_is_nobodys(bench: Bench, urgent: bool) -> None:
     """One in a turn is stopped at once; one that was not leased can be retired too."""
     child = bench.make("leased", "child")
     bench.fleet.retire(child, urgent=urgent)
-    bench.fleet.retire(cast(Connection, Pretender("stranger")), urgent=False)
+    bench.fleet.retire(cast(Connection, FakeConnection("stranger")), urgent=False)
     assert bench.fleet.counts() == Counts() and bench.retired() == [("child", urgent), ("stranger", False)]
-    assert cast(Pretender, child).terminated is urgent
+    assert cast(FakeConnection, child).terminated is urgent
 
 
 def test_every_idle_child_can_be_retired_at_once(bench: Bench) -> None:
@@ -399,31 +411,27 @@ def test_the_children_of_a_session_can_be_retired(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("groups", "gone"),
     [
+        (("free", "live", "spares", "parked"), "free"),
         (("live", "spares", "parked"), "live"),
         (("spares", "parked"), "spares"),
         (("parked",), "parked"),
         (("leased",), None),
     ],
 )
-def test_room_is_made_by_those_who_are_missed_least(groups: tuple[str, ...], gone: str | None) -> None:
-    """Live ones, then spares, then parked ones; nobody is taken out of a turn."""
-    bench = Bench(maximum=len(groups))
+def test_room_is_made_by_those_that_cost_least(bench: Bench, groups: tuple[str, ...], gone: str | None) -> None:
+    """Live ones, then spares, then parked ones; none is taken out of a turn."""
     for group in groups:
         bench.make(group, group, is_parked=group == "parked")
-    with bench.fleet.changed:
-        bench.fleet.make_room()
+    bench.fleet.members.make_room(len(groups))
     assert [name for name, _ in bench.retired()] == ([gone] if gone else [])
 
 
 def test_a_fleet_that_closes_leases_nothing_and_lets_everything_go(bench: Bench) -> None:
-    """Orders that wait are told; what comes back late goes at once."""
-    bench.has_keeper = False
-    waiting = Order("sonnet")
-    bench.fleet.orders.append(waiting)
+    """What comes back late goes at once."""
     bench.make("live", "live", history=holding(b"1"))
     leased = bench.make("leased", "leased")
     bench.fleet.close()
-    assert isinstance(waiting.error, ShuttingDown) and bench.retired() == [("live", False)]
+    assert bench.retired() == [("live", False)]
     with pytest.raises(ShuttingDown):
         bench.fleet.lease(wanted())
     with pytest.raises(ShuttingDown):
@@ -432,36 +440,44 @@ def test_a_fleet_that_closes_leases_nothing_and_lets_everything_go(bench: Bench)
     assert bench.retired()[-1] == ("leased", False) and bench.fleet.counts() == Counts()
 
 
-def ask(asked: list[str]) -> Callable[[Connection], None]:
-    """A question that notes whom it reached, and fails at a child that has died."""
-
-    def question(child: Connection) -> None:
-        if not child.is_running():
-            raise ChildDied("gone")
-        asked.append(repr(child))
-
-    return question
+def test_an_order_that_waits_when_the_fleet_closes_is_refused(bench: Bench) -> None:
+    """Its lease does not wait for a start that will not come."""
+    bench.has_keeper = False
+    bench.close_on_wake = True
+    with pytest.raises(ShuttingDown):
+        bench.fleet.lease(wanted())
+    assert bench.fleet.next_order() is None
 
 
-def test_an_idle_child_can_be_asked_something(bench: Bench) -> None:
+def test_a_child_that_comes_too_late_goes(bench: Bench) -> None:
+    """Its lease has given up."""
+    orders: list[Order] = []
+    bench.serve = orders.append
+    with pytest.raises(CliUnavailable):
+        bench.fleet.lease(wanted())
+    bench.fleet.deliver(orders[0], cast(Connection, FakeConnection("late")))
+    assert bench.retired() == [("late", False)] and bench.fleet.counts() == Counts()
+
+
+def test_an_idle_child_is_asked_for_the_use_of_the_plan(bench: Bench) -> None:
     """A spare before a live one; neither one whose initialisation is under way, nor a dead one."""
-    asked: list[str] = []
+    taken: list[object] = []
     bench.make("spares", "dead", alive=False, ready=True, profile=PROFILE)
     bench.make("spares", "blank and dead", alive=False)
     bench.make("spares", "booting", profile=PROFILE, ready=False)
     bench.make("live", "live", profile=PROFILE, ready=True)
-    assert bench.fleet.ask_idle(ask(asked)) and asked == ["live"]
+    assert bench.fleet.request_usage(taken.append) and taken == [{"asked": "live"}]
     blank = bench.make("spares", "blank")
-    assert bench.fleet.ask_idle(ask(asked)) and asked == ["live", "blank"]
+    assert bench.fleet.request_usage(taken.append) and taken[1:] == [{"asked": "blank"}]
     assert blank in bench.fleet.members.spares
 
 
-def test_nobody_who_is_busy_is_asked(bench: Bench) -> None:
+def test_a_child_that_is_busy_is_not_asked(bench: Bench) -> None:
     """Neither in a turn, nor while a tool's results are awaited."""
-    asked: list[str] = []
+    taken: list[object] = []
     bench.make("leased", "leased", profile=PROFILE, ready=True)
     bench.make("parked", "parked", profile=PROFILE, ready=True)
-    assert not bench.fleet.ask_idle(ask(asked)) and asked == []
+    assert not bench.fleet.request_usage(taken.append) and taken == []
 
 
 @pytest.mark.parametrize(

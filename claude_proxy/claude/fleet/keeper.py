@@ -1,13 +1,12 @@
 """The thread that starts every child and ends every retired one.
 
-In: the fleet's orders, gaps and retirements. Out: running children, reaped ones.
-It must start them all: the parent-death signal of Linux follows the *thread* that forked, so that this thread lives
-until the last child is gone, and no error may end it.
+The service starts and stops it; the fleet says what there is to do, and wakes it. Invariant: it starts them all, lives
+until the last one is gone, and no error ends it: the parent-death signal of Linux follows the *thread* that forked.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from ..process import processes
 from ..process.child import Child
 from ..turn.connection import Connection
 from ..wire.profile import Point, Profile
-from .fleet import Fleet, Order, fits, may_start_as
+from .fleet import Fleet
 from .launcher import Launcher
 from .waker import Poller
 
@@ -41,7 +40,7 @@ class Housekeeping(Protocol):
 
 
 class Keeper:
-    """Starts, prepares, looks after and ends the children of a fleet."""
+    """Starts, watches and ends the children of a fleet."""
 
     def __init__(
         self,
@@ -101,10 +100,10 @@ class Keeper:
         while True:
             try:
                 self.sweep()
-                if self._stopping.is_set() and self._all_gone():
+                if self._is_done():
                     return  # before the wait: nothing would end it but its timeout
-                self._poller.wait(self._descriptors(), self._pause())
-                self._look_after_idle()
+                self._poller.wait(self._fleet.idle_descriptors(), self._pause())
+                self.look_after_idle()
             except Exception:  # this thread must outlive its children: the kernel ends them when it ends
                 log.exception("The keeper failed; it goes on")
                 self._stopping.wait(self._timing.tick_interval)
@@ -121,71 +120,46 @@ class Keeper:
         self._end_retired()
         self._end_terminating()
 
-    def _serve_orders(self) -> None:
-        fleet = self._fleet
-        while True:
-            with fleet.changed:
-                if not fleet.orders:
-                    return
-                order = fleet.orders.popleft()
-                fleet.make_room()
-            self._serve(order)
-
-    def _serve(self, order: Order) -> None:
-        fleet = self._fleet
-        try:
-            connection = self._start_child(order.model, order.resume, agent=order.agent)
-        except ProxyError as error:
-            with fleet.changed:
-                order.error = error
-                fleet.changed.notify_all()
-            return
-        with fleet.changed:
-            if order.abandoned or fleet.closing:
-                fleet.members.retired.append((connection, False))
+    def look_after_idle(self) -> None:
+        """Retire idle children that ended or speak unasked; a spare that ended is replaced later."""
+        for connection, was_spare in self._fleet.retire_unquiet():
+            if was_spare:
+                self._put_off(connection.child.stderr_tail() or "it ended by itself")
             else:
-                fleet.members.leased.append(connection)
-                order.child = connection
-            fleet.changed.notify_all()
+                log.warning("Child %d ended or spoke unasked while idle", connection.child.pid)
+        if self._fleet.has_ready_spare():
+            self._backoff = self._timing.first_backoff_interval
+
+    def _serve_orders(self) -> None:
+        while (order := self._fleet.next_order()) is not None:
+            try:
+                connection = self._start_child(order.model, order.resume, agent=order.agent)
+            except ProxyError as error:
+                self._fleet.refuse(order, error)
+            else:
+                self._fleet.deliver(order, connection)
+
+    def _expire(self) -> None:
+        """Children that were not used in time, and, when memory is short, the least recently used live one."""
+        self._fleet.expire()
+        if self._fleet.counts().live and self._memory_is_short():
+            self._fleet.retire_oldest_live()
 
     def _fill_gaps(self) -> None:
         """One spare at a time, not right after a lease, not while starts fail, not without memory."""
-        kind = self._missing_spare()
-        if kind is None or self._clock() < self._start_after:
+        kind = self._fleet.missing_spare(self._default)
+        if kind is None or self._clock() < self._start_after or self._memory_is_short():
             return
         try:
             connection = self._start_child(kind.model, agent=kind.agent)
         except ProxyError as error:
             self._put_off(str(error))
-            return
-        with self._fleet.changed:
-            if self._fleet.closing:
-                self._fleet.members.retired.append((connection, False))
-            else:
-                self._fleet.members.spares.append(connection)
-
-    def _missing_spare(self) -> Profile | None:
-        """The kind of a blank spare that is missing: the server's own, and that of the last lease where it needs
-        another: an agent's child, or a model that cannot be set. Those that neither needs are given up."""
-        fleet = self._fleet
-        with fleet.changed:
-            members, limits = fleet.members, fleet.limits
-            if not limits.warm or fleet.closing or self._clock() < fleet.last_lease + self._timing.top_up_interval:
-                return None
-            kinds = [self._default] * limits.warm
-            if fleet.last_kind is not None and not may_start_as(self._default, fleet.last_kind):
-                kinds.append(fleet.last_kind)
-            stale = [child for child in members.spares if not any(fits(child, kind) for kind in kinds)]
-            for child in stale:
-                members.spares.remove(child)
-                members.retired.append((child, False))
-            missing = _unmatched(kinds, members.spares)
-            is_full = members.count() >= limits.maximum
-        return None if is_full or not missing or self._memory_is_short() else missing[0]
+        else:
+            self._fleet.add_spare(connection)
 
     def _start_child(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Connection:
         child = self._launcher.start(model, resume, agent=agent)
-        self._fleet.tally.started += 1
+        self._fleet.note_started()
         return Connection(child, model, self._catalogue, self._fleet.recycling, self._timing, agent=agent)
 
     def _put_off(self, reason: str) -> None:
@@ -193,51 +167,15 @@ class Keeper:
         self._start_after = self._clock() + self._backoff
         self._backoff = min(self._backoff * 2, self._timing.longest_backoff_interval)
 
-    def _expire(self) -> None:
-        """Children that nobody came back to, and, when memory is short, the least recently used live one."""
-        fleet, now = self._fleet, self._clock()
-        short = bool(fleet.members.live) and self._memory_is_short()
-        with fleet.changed:
-            members = fleet.members
-            limits = fleet.limits
-            groups = (
-                (members.free, self._timing.free_interval),
-                (members.live, limits.idle_ttl),
-                (members.parked, limits.park_ttl),
-            )
-            for group, ttl in groups:
-                for child in [child for child in group if child.last_used <= now - ttl]:
-                    group.remove(child)
-                    members.retired.append((child, child.is_parked))
-            if short and members.live:
-                members.retired.append((members.live.pop(0), False))
-
-    def _look_after_idle(self) -> None:
-        """A spare that ended is replaced, a live child that speaks unasked is retired."""
-        fleet = self._fleet
-        with fleet.changed:
-            for group in (fleet.members.spares, fleet.members.free, fleet.members.live, fleet.members.parked):
-                for child in [child for child in group if not child.poll_idle()]:
-                    group.remove(child)
-                    fleet.members.retired.append((child, True))
-                    if group is fleet.members.spares:
-                        self._put_off(child.child.stderr_tail() or "it ended by itself")
-                    else:
-                        log.warning("Child %d ended or spoke unasked while idle", child.child.pid)
-            if any(child.ready for child in fleet.members.spares):
-                self._backoff = self._timing.first_backoff_interval
-
     def _take_retired(self) -> None:
-        with self._fleet.changed:
-            fresh, self._fleet.members.retired = self._fleet.members.retired, []
-        now = self._clock()
-        for connection, urgent in fresh:
+        now, grace = self._clock(), self._timing.grace_interval
+        for connection, urgent in self._fleet.take_retired():
             child = connection.child
             if not urgent:
                 child.end_input()
             steps: list[tuple[float, Callable[[], None]]] = [
-                (now if urgent else now + self._timing.grace_interval, child.terminate),
-                (now + self._timing.grace_interval * (1 if urgent else 2), child.kill),
+                (now if urgent else now + grace, child.terminate),
+                (now + grace * (1 if urgent else 2), child.kill),
             ]
             self._retiring.append(Retirement(connection, steps))
 
@@ -249,32 +187,21 @@ class Keeper:
                 child.reap()
                 self._launcher.clear_after(retirement.connection)
                 self._retiring.remove(retirement)
-                how = how_ended(child.returncode)
-                self._fleet.tally.ended[how] = self._fleet.tally.ended.get(how, 0) + 1
+                self._fleet.note_ended(how_ended(child.returncode))
                 continue
             while retirement.steps and retirement.steps[0][0] <= now:
                 retirement.steps.pop(0)[1]()
 
     def _end_terminating(self) -> None:
-        """SIGKILL to a leased child that was told to end and did not: its worker waits for it, and cannot."""
-        with self._fleet.changed:
-            leased = self._fleet.members.leased
-            told = [one.child for one in leased if one.child.was_terminated or one.was_interrupted]
+        """SIGKILL to a leased child that was asked to stop and did not: its worker waits for it, and cannot."""
         now = self._clock()
-        self._terminating = {child: self._terminating.get(child, now) for child in told}
+        self._terminating = {child: self._terminating.get(child, now) for child in self._fleet.stopping()}
         for child, since in self._terminating.items():
             if now >= since + self._timing.grace_interval:
                 child.kill()
 
-    def _all_gone(self) -> bool:
-        fleet = self._fleet
-        with fleet.changed:
-            return not (self._retiring or fleet.members.retired or fleet.members.leased)
-
-    def _descriptors(self) -> list[int]:
-        """stdout of every child that should be silent; a retired one's ends with it."""
-        with self._fleet.changed:
-            return [child.child.fileno() for child in self._fleet.members.idle()]
+    def _is_done(self) -> bool:
+        return self._stopping.is_set() and not self._retiring and self._fleet.is_empty()
 
     def _pause(self) -> float:
         """Seconds until something must be done without being asked."""
@@ -283,18 +210,6 @@ class Keeper:
     def _memory_is_short(self) -> bool:
         available = processes.available_memory()
         return available is not None and available < self._timing.memory_floor_bytes
-
-
-def _unmatched(kinds: Sequence[Profile], spares: Sequence[Connection]) -> list[Profile]:
-    """The kinds for which no spare is left once each spare serves one of them."""
-    left, missing = list(spares), []
-    for kind in kinds:
-        spare = next((child for child in left if fits(child, kind)), None)
-        if spare is None:
-            missing.append(kind)
-        else:
-            left.remove(spare)
-    return missing
 
 
 def how_ended(returncode: int | None) -> str:
