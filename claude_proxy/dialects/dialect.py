@@ -117,8 +117,13 @@ def decode(body: bytes, shape: type[T]) -> T:
         raise BadRequest("The body is nested too deeply") from error
 
 
-def convert(value: Any, shape: type[T], path: str) -> T:
-    """A part of a body, already decoded, of this shape. Raises BadRequest; `param` begins with `path`."""
+def decode_object(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON body, so that a dialect decodes it once; `convert` makes them typed. Raises BadRequest."""
+    return decode(body, dict[str, Any])
+
+
+def convert(value: Any, shape: type[T], path: str = "") -> T:
+    """A body or a part of one, already decoded, of this shape. Raises BadRequest; `param` begins with `path`."""
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
@@ -129,6 +134,7 @@ def _misshapen(error: msgspec.ValidationError, start: str) -> BadRequest:
     """msgspec's `… - at `$.messages[0].role`` with the path as the client knows it; `start` stands for `$`."""
     message, _, raw = str(error).partition(" - at `")
     missing = _MISSING.search(message)
-    path = raw.rstrip("`").replace("[...]", "[]")
-    path = start + path.removeprefix("$") + (f".{missing.group(1)}" if missing else "")
+    # `decode_object` does not know the name of a field with a number beyond all types.
+    path = raw.rstrip("`").removeprefix("$").removeprefix("[...]").replace("[...]", "[]")
+    path = start + path + (f".{missing.group(1)}" if missing else "")
     return BadRequest(message, param=path.removeprefix(".") or None)

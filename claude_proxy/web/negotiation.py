@@ -8,7 +8,8 @@ from werkzeug.datastructures import Headers
 
 from ..core.conversation import Message
 from ..dialects.chat.answer import ChatCompletions
-from ..dialects.dialect import Dialect, Parsed
+from ..dialects.chat.request import parse_chat
+from ..dialects.dialect import Dialect, Parsed, decode_object
 from ..dialects.messages.answer import DEFAULT_VERSION, Messages, Signatures
 from ..dialects.responses.answer import Responses
 from ..dialects.responses.request import is_responses_shaped, parse_responses_shaped
@@ -17,10 +18,12 @@ from .client import owner_by_key
 
 
 class CursorChat(ChatCompletions):
-    """Chat for who sends `input` instead of `messages`, as Cursor does for some models."""
+    """Chat that also takes the body of a Responses request: Cursor sends such ones to the chat route."""
 
     def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
-        return parse_responses_shaped(body, before) if is_responses_shaped(body) else super().parse(body, before)
+        """See `Dialect.parse`."""
+        fields = decode_object(body)
+        return (parse_responses_shaped if is_responses_shaped(fields) else parse_chat)(fields, before)
 
 
 class Dialects:

@@ -22,7 +22,7 @@ from ...core.events import (
     ToolInputDelta,
     Usage,
 )
-from ..dialect import EVENT_STREAM, KEEP_ALIVE, NO_HEADERS, Context, Parsed, encode, sse
+from ..dialect import EVENT_STREAM, KEEP_ALIVE, NO_HEADERS, Context, Parsed, decode_object, encode, sse
 from ..openai_errors import build_error
 from .request import parse_chat
 
@@ -48,7 +48,7 @@ class ChatCompletions:
 
     def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
         """See `chat_request`. Raises BadRequest with the path of what is wrong."""
-        return parse_chat(body, before)
+        return parse_chat(decode_object(body), before)
 
     def stream(self, events: Iterable[Event | None], context: Context) -> Iterator[bytes]:
         """Role chunk first, `finish_reason` once, usage only when asked for, `[DONE]` last."""

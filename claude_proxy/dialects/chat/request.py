@@ -25,7 +25,7 @@ from ...core.conversation import (
 from ...core.errors import BadRequest
 from ...core.schemas import find_flaw
 from ..content import build_image, parse_file, parse_image_url
-from ..dialect import Parsed, convert, decode
+from ..dialect import Parsed, convert
 from ..openai_tools import FunctionSpec, ToolSpec, parse_functions, parse_tool_choice, parse_tools
 from ..transcript import AnyRole, Entry, arrange
 
@@ -161,9 +161,9 @@ class ChatRequest(msgspec.Struct):
         return bool(self.functions) and not self.tools
 
 
-def parse_chat(body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
-    """See `Dialect.parse`. Raises BadRequest with the path of what is wrong."""
-    request = decode(body, ChatRequest)
+def parse_chat(fields: dict[str, Any], before: tuple[Message, ...] = ()) -> Parsed:
+    """See `Dialect.parse`; `fields`: the decoded body. Raises BadRequest with the path of what is wrong."""
+    request = convert(fields, ChatRequest)
     _check(request)
     tools = parse_functions(request.functions or []) if request.is_legacy else parse_tools(request.tools or [])
     wish = request.function_call if request.is_legacy else request.tool_choice
@@ -172,7 +172,7 @@ def parse_chat(body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
     system, messages = arrange(_parse_messages(request.messages), before=before)
     conversation = Conversation(request.model or "", messages, system, tools, _parse_options(request, choice))
     hints = (request.prompt_cache_key, request.user)
-    return Parsed(conversation, bool(request.stream), request, _ignored(body), hints)
+    return Parsed(conversation, bool(request.stream), request, _ignored(fields), hints)
 
 
 def _parse_messages(messages: list[ChatMessage]) -> Iterator[Entry]:
@@ -327,9 +327,8 @@ def _check(request: ChatRequest) -> None:
             raise BadRequest(message, param=param)
 
 
-def _ignored(body: bytes) -> tuple[str, ...]:
+def _ignored(fields: dict[str, Any]) -> tuple[str, ...]:
     """Fields that were sent, ask for something, and are not read."""
-    fields = msgspec.json.decode(body, type=dict[str, Any])
     half_read = ("modalities", *(("functions",) if fields.get("tools") else ()))
     unread = (name for name in fields if name not in ChatRequest.__struct_fields__ or name in half_read)
     return tuple(name for name in unread if fields[name] is not None and fields[name] not in NEUTRAL.get(name, ()))

@@ -14,7 +14,7 @@ import msgspec
 from ...core.conversation import Conversation, Message, Options, ThinkingMode, Tool, ToolChoice
 from ...core.errors import BadRequest
 from ...core.schemas import find_flaw
-from ..dialect import Parsed, decode
+from ..dialect import Parsed, convert, decode, decode_object
 from ..transcript import Entry, arrange
 from .content import Block, InputMessage, ModelOf, Reader, ToolSpec, required
 
@@ -99,14 +99,15 @@ def parse_messages(body: bytes, model_of: ModelOf, before: tuple[Message, ...] =
 
     Raises BadRequest with the path of what is wrong.
     """
-    request = decode(body, MessagesRequest)
+    fields = decode_object(body)
+    request = convert(fields, MessagesRequest)
     _check(request)
     reader = Reader(model_of)
     tools = reader.read_tools(request.tools or [])
     choice = _read_choice(request.tool_choice, tools)
     system, messages = arrange(reader.read_entries(request.system, request.messages), before=before)
     conversation = Conversation(request.model, messages, system, tools, _read_options(request, choice))
-    ignored = tuple(dict.fromkeys((*_find_unread(body), *reader.ignored)))
+    ignored = tuple(dict.fromkeys((*_find_unread(fields), *reader.ignored)))
     hints = (request.metadata.user_id if request.metadata else None,)
     return Parsed(conversation, bool(request.stream), request, ignored, hints, NAMES)
 
@@ -195,9 +196,9 @@ def _check(request: MessagesRequest) -> None:
             raise BadRequest(message, param=param)
 
 
-def _find_unread(body: bytes) -> Iterator[str]:
+def _find_unread(fields: dict[str, Any]) -> Iterator[str]:
     """Fields that were sent, ask for something, and are not read."""
-    for name, value in msgspec.json.decode(body, type=dict[str, Any]).items():
+    for name, value in fields.items():
         if name in MessagesRequest.__struct_fields__ or value is None:
             continue
         neutral = NEUTRAL.get(name, ())

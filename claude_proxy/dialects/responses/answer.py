@@ -16,7 +16,7 @@ from ...core.conversation import Message
 from ...core.errors import BadRequest, NotFound, PreviousResponseNotFound, ProxyError
 from ...core.events import Completion, Event, MessageEnd
 from ...storage.responses import ResponseBook, StoredResponse, make_item_id
-from ..dialect import EVENT_STREAM, NO_HEADERS, Context, Parsed, sse
+from ..dialect import EVENT_STREAM, NO_HEADERS, Context, Parsed, decode_object, sse
 from ..openai_errors import build_error
 from .events import Json, ResponseWriter, replay
 from .items import Item, build_stored
@@ -43,12 +43,13 @@ class Responses:
 
     def parse(self, body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
         """See `responses_request`. Raises BadRequest, PreviousResponseNotFound, NotFound for other ids."""
-        self._request = request = read_request(body)
+        fields = decode_object(body)
+        self._request = request = read_request(fields)
         if not self._book.stores_text:
             _refuse_to_keep(request)
         self._items = [self._resolve(item, f"input[{index}]") for index, item in enumerate(request.items)]
         self._items = [item for item in self._items if item]
-        parsed = build_parsed(body, request, self._items, history=self._history(request), before=before)
+        parsed = build_parsed(fields, request, self._items, history=self._history(request), before=before)
         model = request.model or self._default_model
         return replace(parsed, conversation=msgspec.structs.replace(parsed.conversation, model=model))
 

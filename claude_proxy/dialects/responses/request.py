@@ -12,7 +12,7 @@ import msgspec
 from ...core.conversation import Conversation, Effort, Message, Options, Text, Tool, ToolChoice
 from ...core.errors import BadRequest
 from ...core.schemas import find_flaw
-from ..dialect import Parsed, convert, decode
+from ..dialect import Parsed, convert
 from ..openai_tools import ToolSpec, check_names, parse_tool, parse_tool_choice
 from ..transcript import Entry, arrange
 from .items import Item, is_harmless, join_name, merge, parse_items
@@ -112,54 +112,53 @@ class ResponsesRequest(msgspec.Struct):
 READ = frozenset(ResponsesRequest.__struct_fields__) - {"truncation", "service_tier"}
 
 
-NULL = msgspec.Raw(b"null")
-
-
-class _Shape(msgspec.Struct):
-    input: msgspec.Raw = NULL
-    messages: msgspec.Raw = NULL
-
-
-def is_responses_shaped(body: bytes) -> bool:
+def is_responses_shaped(fields: dict[str, Any]) -> bool:
     """True for a body with `input` and without `messages`: Cursor sends such ones to the chat route."""
-    try:
-        shape = msgspec.json.decode(body, type=_Shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return bytes(shape.input) != b"null" and bytes(shape.messages) == b"null"
+    return fields.get("input") is not None and fields.get("messages") is None
 
 
-def parse_responses_shaped(body: bytes, before: tuple[Message, ...] = ()) -> Parsed:
+def parse_responses_shaped(fields: dict[str, Any], before: tuple[Message, ...] = ()) -> Parsed:
     """Such a body, for an answer in chat's shape: nothing is kept, and what was kept is not found."""
-    request = read_request(body)
+    request = read_request(fields)
     if request.previous_response_id is not None or request.conversation is not None:
         raise BadRequest("Kept responses and conversations are known to /v1/responses alone", param="input")
-    return build_parsed(body, request, request.items, before=before)
+    return build_parsed(fields, request, request.items, before=before)
 
 
-def read_request(body: bytes) -> ResponsesRequest:
-    """Raises BadRequest with the path of what is wrong, apart from the items themselves."""
-    request = decode(body, ResponsesRequest)
+def read_request(fields: dict[str, Any]) -> ResponsesRequest:
+    """The typed request. Raises BadRequest with the path of what is wrong, apart from the items themselves."""
+    request = convert(fields, ResponsesRequest)
     _check(request)
     return request
 
 
 def build_parsed(
-    body: bytes,
+    fields: dict[str, Any],
     request: ResponsesRequest,
     items: Sequence[Item],
     *,
     history: Sequence[Item] = (),
     before: tuple[Message, ...] = (),
 ) -> Parsed:
-    """The canonical request. `items`: the input, references resolved. `history`: what it continues."""
+    """The canonical request.
+
+    Args:
+        fields: the decoded body.
+        request: the same, typed.
+        items: the input, references resolved.
+        history: the items of what it continues.
+        before: messages that the server keeps for this client.
+
+    Raises:
+        BadRequest: with the path of what is wrong.
+    """
     tools, _, unavailable = parse_function_tools(request.tools or [])
     choice = parse_tool_choice(request.tool_choice, tools, request.parallel_tool_calls is not False)
     entries: list[Entry] = [("system", (Text(request.instructions),))] if request.instructions else []
     entries += merge((*parse_items(history, "previous_response_id"), *parse_items(items, "input")))
     system, messages = arrange(entries, "input", before)
     conversation = Conversation(request.model or "", messages, system, tools, _parse_options(request, choice))
-    ignored = tuple(dict.fromkeys((*_ignored(body, request), *unavailable, *_left_out(items))))
+    ignored = tuple(dict.fromkeys((*_ignored(fields, request), *unavailable, *_left_out(items))))
     hints = (request.prompt_cache_key, request.user)
     return Parsed(conversation, bool(request.stream), request, ignored, hints, NAMES)
 
@@ -261,9 +260,8 @@ def check_metadata(metadata: dict[str, str], path: str = "metadata") -> None:
             raise BadRequest(message, param=f"{path}.{key[:longest_key]}")
 
 
-def _ignored(body: bytes, request: ResponsesRequest) -> list[str]:
+def _ignored(fields: dict[str, Any], request: ResponsesRequest) -> list[str]:
     """Fields that were sent, ask for something, and are not read."""
-    fields = msgspec.json.decode(body, type=dict[str, Any])
     unread = (name for name in fields if name not in READ and name not in UNHEARD)
     names = [name for name in unread if fields[name] is not None and fields[name] not in NEUTRAL.get(name, ())]
     if request.text is not None and request.text.verbosity not in (None, "medium"):
