@@ -85,6 +85,11 @@ check 'unit and contract tests' pytest tests/unit tests/contract \
     --cov=claude_proxy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 # Measured without these: what only the real CLI can show should not hide what nothing else tests.
 check 'end-to-end tests' pytest tests/e2e
+# Where a CLI does not let its children be used again, each conversation has a process: the other way, in full.
+NO_RECYCLE=1
+export NO_RECYCLE
+check 'end-to-end tests, a process for each conversation' pytest tests/e2e
+unset NO_RECYCLE
 
 printf "\n== results%b\n" "$results"
 exit "$failed"

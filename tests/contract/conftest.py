@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from claude_proxy.claude.wire.protocol import RateLimitInfo
+from claude_proxy.claude.wire.recycling import NOTHING, Abilities
 from claude_proxy.core.timing import Timing
 from tests.fake_cli import Script, kill_everything
 from tests.harness import TIMING, Proxy
@@ -49,11 +50,11 @@ def start(temporary_folder: Path, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
         count = 0
 
-        def make(*directives: Any, timing: Timing = TIMING, **settings: Any) -> Proxy:
+        def make(*directives: Any, timing: Timing = TIMING, abilities: Abilities = NOTHING, **settings: Any) -> Proxy:
             nonlocal count
             count += 1
             given = directives[0] if directives and isinstance(directives[0], Script) else Script(directives)
-            proxy = Proxy(tmp_path / f"proxy{count}", given, settings, timing)
+            proxy = Proxy(tmp_path / f"proxy{count}", given, settings, timing, abilities)
             stack.callback(kill_everything, proxy.claude)
             stack.enter_context(closing(proxy))
             return proxy

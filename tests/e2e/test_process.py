@@ -140,11 +140,12 @@ def test_kills_leave_no_folders_beyond_the_next_start(run: Run, tmp_path: Path) 
             begin_turn(program, "demo:words=20 demo:stall=3")[0].close()
         else:
             wait_until_warm(program)
-        assert len(program.run_folders()) == 1
+        assert 1 <= len(program.run_folders()) <= 2  # the check of the start has one of its own, for a second
         program.kill()
         program.wait_until_alone()
     last = run("--demo", folder=folder)
     wait_until_warm(last)
+    wait_until(lambda: last.health()["recycling"]["reason"] != "not checked yet", "the check has ended", PATIENCE)
     assert len(last.run_folders()) == 1
     last.signal(signal.SIGTERM)
     assert last.wait() == 0

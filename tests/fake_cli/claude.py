@@ -38,8 +38,9 @@ Shapes of the answer (no point):
 Points: `boot` (before stdin is read), `initialize`, `replay` (a `shouldQuery: false` line), `turn` (before
 anything is written), `request` (after `system/status`; meant where none is given), `message_start`,
 `delta:N` (after N text deltas in all), `tool:N` (while the N-th of the CLI's own tools runs), `last_delta`,
-`end` (after the last `message_stop`), `result` (right after it), `signal` (SIGUSR1 while idle). `#n`: only
-the n-th turn, replayed line, initialize or signal of the process. Several at one point happen as written.
+`end` (after the last `message_stop`), `result` (right after it), `signal` (SIGUSR1 while idle), `rewind`
+(`rewind_conversation`; `stall` leaves it unanswered). `#n`: only the n-th turn, replayed line, initialize,
+signal or rewind of the process. Several at one point happen as written.
 
 What happens at a point:
 | directive | what happens |
@@ -63,6 +64,8 @@ What happens at a point:
 | `ask[=SUBTYPE]` | a `control_request` (`can_use_tool`); the turn stands still until it is answered |
 | `restart` | within a message: it begins again with a second `message_start`, without the end of the first |
 | `unasked=TEXT` | at `result` or `signal`: a turn that nobody asked for |
+| `refuse=REASON` | at `rewind`: the answer `rewound: false` with this reason; `unsupported`: the error of a CLI that
+| | does not know the request; `elsewhere`: rewound, to another place |
 
 """
 
@@ -90,9 +93,9 @@ SHAPES = frozenset(
 )
 ACTIONS = frozenset(
     "crash kill stall sleep ignore_term deaf close_stdin garbage unknown emit stderr grandchild retry"
-    " rate_limit subagent synthetic ask restart unasked command progress".split()
+    " rate_limit subagent synthetic ask restart unasked command progress refuse".split()
 )
-POINTS = frozenset("boot initialize replay turn request message_start last_delta end result signal".split())
+POINTS = frozenset("boot initialize replay turn request message_start last_delta end result signal rewind".split())
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 # value, id, shown name, description: what `initialize` lists in the recordings.
@@ -376,6 +379,11 @@ def build_synthetic(text: str, stop_reason: str = "stop_sequence", **extra: Any)
     } | extra
 
 
+def build_stale(reason: str) -> Json:
+    """A rewind that was refused."""
+    return {"response": {"rewound": False, "reason": reason}}
+
+
 def build_user(content: list[Json], **extra: Any) -> Json:
     """A `user` line: the CLI's own words to the model, or the result of a tool."""
     message = {"role": "user", "content": content}
@@ -466,6 +474,14 @@ class Log:
             write_all(self._fd, json.dumps({"event": event} | fields).encode() + b"\n")
 
 
+class Held(NamedTuple):
+    """A message of the history: its uuid, whether a rewind finds it, whether it is an answer."""
+
+    uuid: str
+    is_target: bool
+    is_answer: bool
+
+
 class State:
     """What the reader tells the turns."""
 
@@ -475,8 +491,11 @@ class State:
         self.answers: dict[str, Json] = {}
         self.asked: list[str] = []  # ids of the questions of permission that wait
         self.busy = False
+        self.running = False  # from the start of a turn to its `result`
         self.interrupted = False
         self.ended = False
+        self.history: list[Held] = []
+        self.names: set[str] = set()  # uuids of the lines that were read; one that comes again is dropped
 
     def tell(self, **fields: Any) -> None:
         """Set these fields and wake whoever waits."""
@@ -556,6 +575,7 @@ class Cli:
         self.replayed = 0
         self.calls = 1
         self.totals: dict[str, Json] = {}
+        self.last_answer = ""
         self._writing = threading.Lock()  # guards: fd 1
 
     def run(self) -> NoReturn:
@@ -572,8 +592,10 @@ class Cli:
         if message["type"] == "signal":
             Stage(self, self.directives(), message["nth"]).happen("signal")
         elif is_query(message):
+            self.hold(message)
             self.take_turn(blocks_of(message))
         else:
+            self.hold(message)
             self.replayed += 1
             Stage(self, self.directives(), self.replayed).happen("replay")
             self.emit_init()
@@ -581,6 +603,12 @@ class Cli:
                 {"is_error": False, "num_turns": 0, "stop_reason": None, "subtype": "success", "result": ""},
                 {},
             )
+
+    def hold(self, message: Json) -> None:
+        """A user's line is a part of the history; results of tools are no target of a rewind."""
+        is_round = any(is_sound(block) and block["type"] == "tool_result" for block in blocks_of(message))
+        with self.state.changed:
+            self.state.history.append(Held(message.get("uuid", ""), not is_round, False))
 
     def take_turn(self, blocks: list[Any]) -> None:
         """One turn for these content blocks."""
@@ -596,6 +624,9 @@ class Cli:
             self.turns,
             f"Tool said: {results[-1]}" if results else f"Hello from upstream: {text}",
         ).run()
+        with self.state.changed:
+            self.state.history.append(Held(self.last_answer, False, True))
+        self.state.tell(running=False)
         self.state.merge_waiting()
 
     def directives(self, text: str = "") -> list[Directive]:
@@ -694,6 +725,8 @@ class Reader(threading.Thread):
         super().__init__(name="reader", daemon=True)
         self.cli = cli
         self.initialized = 0
+        self.rewinds = 0
+        self.connected: set[str] = set()
         self.mode = ""  # "deaf" or "closed" once reading is to stop
         self.stopped = threading.Event()
         self._wake = os.pipe()
@@ -764,12 +797,18 @@ class Reader(threading.Thread):
             with self.cli.state.changed:
                 self.cli.state.answers[answer["request_id"]] = answer
                 self.cli.state.changed.notify_all()
+        elif kind == "assistant":
+            with self.cli.state.changed:
+                self.cli.state.history.append(Held(message.get("uuid", ""), False, True))
         elif kind == "user":
             inner = message.get("message")
             role = inner.get("role") if isinstance(inner, dict) else None
             if role != "user":
                 self.die(f"Error: Expected message role 'user', got '{role or 'undefined'}'")
-            self.cli.state.put(message)
+            name = message.get("uuid")
+            if name not in self.cli.state.names:
+                self.cli.state.names |= {name} if name else set()
+                self.cli.state.put(message)
 
     def answer(self, request_id: str, request: Json) -> None:
         """Answer a control request."""
@@ -779,6 +818,8 @@ class Reader(threading.Thread):
             "set_model": self.set_model,
             "apply_flag_settings": self.apply_flag_settings,
             "interrupt": self.interrupt,
+            "rewind_conversation": self.rewind,
+            "mcp_set_servers": self.set_servers,
             "get_usage": self.get_usage,
         }
         response: Json = {"subtype": "success", "request_id": request_id}
@@ -812,7 +853,11 @@ class Reader(threading.Thread):
             cli.builtin_tools.append("StructuredOutput")
         body = build_initialized(cli.version, cli.account(), cli.permission_mode)
         if manifests:
-            body["sdk_mcp_manifests_parked"] = dict.fromkeys(manifests, "parked")
+            connected = self.connected & set(manifests)
+            body["sdk_mcp_manifests_parked"] = {
+                name: "already_connected" if name in connected else "parked" for name in manifests
+            }
+            self.connected |= set(manifests)
         return {"response": body, "pending_permission_requests": [], "pending_user_dialog_requests": []}
 
     def set_model(self, request: Json) -> Json:
@@ -822,6 +867,53 @@ class Reader(threading.Thread):
             raise Refused(f"Unable to validate model: {model}", "check_failed")
         self.cli.model = model
         return {"response": {"model": model}}
+
+    def set_servers(self, request: Json) -> Json:
+        """All servers go that are not named; only an empty list is sent here."""
+        self.connected &= set(request["servers"])
+        self.cli.client_tools, self.cli.servers = {}, []
+        return {"response": {"added": [], "removed": ["client"], "errors": {}}}
+
+    def rewind(self, request: Json) -> Json:
+        """Take messages out of the history, the newest back to the target; a turn that runs is stopped first."""
+        state = self.cli.state
+        self.rewinds += 1
+        stage = Stage(self.cli, self.cli.directives(), self.rewinds)
+        refused = next((one.argument for one in stage.directives if (one.name, one.point) == ("refuse", "rewind")), "")
+        stage.happen("rewind")
+        if refused == "unsupported":
+            raise Refused("Unsupported control request subtype: rewind_conversation", "unsupported_request")
+        if state.running and not request.get("interrupt_if_running"):
+            return build_stale("turn_running")
+        state.tell(interrupted=state.running)
+        state.wait(lambda: not state.running and not any(map(is_query, state.inbox)))
+        state.tell(interrupted=False)  # the turn may have ended by itself meanwhile
+        with state.changed:
+            reason = refused if refused not in ("", "elsewhere") else self.find_flaw(request)
+            if reason:
+                return build_stale(reason)
+            target = request["target_message_uuid"]
+            index = next(number for number, held in enumerate(state.history) if held.uuid == target)
+            del state.history[index:]
+            before = state.history[-1] if state.history else None
+        preceding = "elsewhere" if refused else before.uuid if before is not None and before.is_answer else None
+        answer = {"rewound": True, "targetMessageUuid": target, "prefillText": "", "precedingAssistantUuid": preceding}
+        return {"response": answer}
+
+    def find_flaw(self, request: Json) -> str:
+        """Why a rewind is refused; empty where it is not."""
+        history, target = self.cli.state.history, request["target_message_uuid"]
+        users = [held for held in history if not held.is_answer]
+        found = [held for held in users if held.uuid == target]
+        if not found:
+            return "target_not_found"
+        if not found[0].is_target:
+            return "target_splits_tool_call"
+        last_seen = request.get("last_seen_user_message_uuid")
+        newest = [held.uuid for held in users if held.is_target][-1]
+        if last_seen is None:
+            return "" if target == newest else "stale_target"
+        return "" if last_seen == newest else "unseen_later_turn"
 
     def apply_flag_settings(self, request: Json) -> Json:
         """Remembered; the success has no body."""
@@ -867,7 +959,7 @@ class Stage:
         """Do what was asked for at this point, once."""
         for one in [one for one in self.directives if one.point == point]:
             self.directives.remove(one)
-            if point == "initialize" and one.name == "stall":
+            if point in ("initialize", "rewind") and one.name == "stall":
                 raise Unanswered
             getattr(self, f"_do_{one.name}")(one.argument)
 
@@ -965,6 +1057,9 @@ class Stage:
     def _do_restart(self, _argument: str) -> None:
         raise Restarted
 
+    def _do_refuse(self, _argument: str) -> None:
+        """The reader sees to it."""
+
     def _do_unasked(self, argument: str) -> None:
         Turn(self.cli, [], 0, argument).run()
 
@@ -994,7 +1089,7 @@ class Turn(Stage):
 
     def run(self) -> None:
         """The whole turn, however it ends."""
-        self.cli.state.tell(busy=True)
+        self.cli.state.tell(busy=True, running=True)
         try:
             self.happen("turn")
             self.cli.emit_init("bytewise" in self.shape)
@@ -1313,8 +1408,10 @@ class Turn(Stage):
     def assistant(self, block: Json) -> Json:
         """An `assistant` line with one finished block."""
         message = self.body([block]) | {"context_management": None}
+        self.cli.last_answer = new_id()
         return {
             "type": "assistant",
+            "uuid": self.cli.last_answer,
             "message": message,
             "parent_tool_use_id": self.parent,
             "timestamp": timestamp(),
