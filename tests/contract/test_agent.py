@@ -342,6 +342,7 @@ def test_a_child_killed_before_its_first_word_is_replaced_by_a_new_one(agent: St
     """Not by a spare: what killed it may have killed them all."""
     doomed = ("kill@request",)
     proxy = agent(Script((BASH,), processes={1: doomed, 2: doomed}), warm=2)
+    proxy.wait_for_log(lambda log: len(log) == 2)  # the fake numbers its processes when they boot
     wait_until(lambda: proxy.service.fleet.counts() == Counts(spare=2), "two spares")
     assert proxy.ask("go").text == "calling\n\nTool said: Bash done"
     assert [bool(process.user_messages) for process in proxy.log()[:2]] == [True, False]

@@ -14,6 +14,7 @@ import pytest
 from claude_proxy import __main__ as program
 from claude_proxy import config, logs
 from claude_proxy.claude.fleet.members import Counts
+from claude_proxy.claude.wire.recycling import NOTHING
 from claude_proxy.config import Config
 from claude_proxy.service import Service, Status
 from tests.fake_cli import Script, install, kill_everything
@@ -121,6 +122,7 @@ def test_the_start_says_what_is_missing(
     """Line by line."""
     found = {"cli_path": path, "cli_version": "2.1.329", "cli_problem": problem, "logged_in": logged_in}
     rest = {"active": 0, "queued": 0, "fleet": Counts(), "sessions": 0, "draining": False}
+    rest |= {"recycling": NOTHING, "recycling_reason": ""}
     lines = program.describe(Status(**found, **rest))  # type: ignore[arg-type]
     assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
 
