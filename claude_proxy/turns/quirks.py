@@ -1,7 +1,8 @@
 """What models were seen to refuse with a 400, and what a turn can be run without.
 
-`turns/runner.py` asks for a turn's parameters, less what is refused, and notes refusals. Invariant: a model is asked
-once; what it was seen to refuse is left out from then on, as long as the proxy runs.
+`turns/runner.py` asks what to leave out of a turn, and tells which attempt without something went well. Invariant: an
+experiment belongs to its own turn; only one that went well is remembered, for the model and for requests that wish for
+at least as much, so that a request which is wrong for another reason takes nothing away from others.
 """
 
 import threading
@@ -10,69 +11,57 @@ from dataclasses import dataclass, field, replace
 from ..claude.wire.parameters import Parameters, Refusals, build_parameters
 from .turn import Turn
 
-
-@dataclass(slots=True)
-class Experiments:
-    """What a turn is tried without, one after the other, once the API has answered it with a 400."""
-
-    before: Refusals
-    left: list[Refusals]
+NOTHING = Refusals()
 
 
 @dataclass(slots=True)
 class ModelQuirks:
     """What is known of the models, by the CLI's names for them."""
 
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # guards: _refusals, _accepting
-    _refusals: dict[str, Refusals] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # guards: _refused, _accepting
+    _refused: dict[str, set[Refusals]] = field(default_factory=dict)
     _accepting: set[str] = field(default_factory=set)
 
-    def parameters(self, turn: Turn) -> Parameters:
-        """The settings of a turn, less what its model refuses.
+    def left_out(self, turn: Turn) -> Refusals:
+        """What of a turn's wishes its model is known to refuse."""
+        wishes = self._wishes(turn)
+        with self._lock:
+            refused = [one for one in self._refused.get(turn.profile.model, ()) if one.within(wishes)]
+        found = NOTHING
+        for one in refused:
+            found = found.joined(one)
+        return found
+
+    def parameters(self, turn: Turn, left_out: Refusals) -> Parameters:
+        """The settings of a turn without these.
 
         An agent's schema is not one of them: they hold for all its calls, the schema for its last word.
         """
-        known = self.known(turn)
-        known = known if turn.mode.schema_per_request else replace(known, schema=True)
+        known = left_out if turn.mode.schema_per_request else replace(left_out, schema=True)
         return build_parameters(turn.conversation.options, turn.profile.toolset, known)
 
-    def known(self, turn: Turn) -> Refusals:
-        """What the model of a turn was seen to refuse."""
+    def find_suspects(self, turn: Turn, left_out: Refusals) -> Refusals | None:
+        """What else may have been refused, all of it; None where nothing is left that could be left out."""
+        wishes = self._wishes(turn).joined(left_out)
+        return None if wishes == left_out else wishes
+
+    def note_success(self, turn: Turn, without: Refusals) -> None:
+        """The model has answered a turn without these, which it did not answer with them."""
         with self._lock:
-            return self._refusals.get(turn.profile.model, Refusals())
+            self._refused.setdefault(turn.profile.model, set()).add(without)
 
     def note_cache_breakpoint(self, turn: Turn) -> None:
         """The API has begun to answer a history that ends with a cache breakpoint of ours."""
         with self._lock:
             self._accepting.add(turn.profile.model)
 
-    def begin_experiments(self, turn: Turn) -> Experiments:
-        """What a turn that met a 400 can be tried without, in this order."""
-        before = self.known(turn)
-        return Experiments(before, self._find(turn, before))
-
-    def note_refusal(self, turn: Turn, experiments: Experiments) -> bool:
-        """Remember what the model seems to refuse; True when the turn can be run without it.
-
-        Where leaving everything out does not help either, the 400 was about something else, and nothing is remembered.
-        """
-        with self._lock:
-            if not experiments.left:
-                self._refusals[turn.profile.model] = experiments.before
-                return False
-            self._refusals[turn.profile.model] = experiments.left.pop(0)
-            return True
-
-    def _find(self, turn: Turn, known: Refusals) -> list[Refusals]:
-        """What may be left out, to be tried in this order: parameters, the schema, both, our cache breakpoint too."""
-        parameters = self.parameters(turn)
-        found = []
-        if parameters.refusable and (parameters.tacit or not turn.request.strict):
-            found.append(parameters.without(known))
-        if turn.conversation.options.json_schema is not None and not known.schema and turn.mode.schema_per_request:
-            found += [replace(one, schema=True) for one in (known, *found)]
+    def _wishes(self, turn: Turn) -> Refusals:
+        """What of a turn a model may refuse, and what the turn can be run without."""
+        parameters = self.parameters(turn, NOTHING)
+        may_leave_out = parameters.refusable and (parameters.implicit or not turn.request.strict)
+        wishes = parameters.without(NOTHING) if may_leave_out else NOTHING
+        has_schema = turn.conversation.options.json_schema is not None and turn.mode.schema_per_request
         with self._lock:
             is_accepted = turn.profile.model in self._accepting
-        if len(turn.conversation.messages) > 1 and not known.cache_breakpoint and not is_accepted:
-            found += [replace(one, cache_breakpoint=True) for one in (known, *found)]
-        return found
+        has_breakpoint = len(turn.conversation.messages) > 1 and not is_accepted
+        return replace(wishes, schema=has_schema, cache_breakpoint=has_breakpoint)

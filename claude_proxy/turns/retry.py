@@ -4,7 +4,6 @@
 the client may have seen a part is never run again, and nothing is tried twice for the same reason.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -18,7 +17,6 @@ from ..core.errors import (
     RecycleRefused,
     UpstreamError,
 )
-from .quirks import Experiments
 
 
 class Remedy(Enum):
@@ -41,7 +39,7 @@ class Attempts:
     logged_in_again: bool = False
     fresh: bool = False
     skip_spares: bool = False
-    experiments: Experiments | None = None
+    has_experimented: bool = False
 
     def note(self, remedy: Remedy) -> None:
         """The next attempt follows this remedy."""
@@ -51,12 +49,8 @@ class Attempts:
                 self.skip_spares = remedy is Remedy.NEW_PROCESS
             case Remedy.LOG_IN_AGAIN:
                 self.logged_in_again = self.fresh = True
-
-    def begin_experiments(self, begin: Callable[[], Experiments]) -> Experiments:
-        """The experiments of this turn, which begin with its first 400."""
-        if self.experiments is None:
-            self.experiments = begin()
-        return self.experiments
+            case Remedy.LEAVE_OUT:
+                self.has_experimented = True
 
 
 # A 400 that names no parameter of the client's may be about one that the proxy sent for it.
@@ -83,7 +77,7 @@ def choose_remedy(error: ProxyError, attempts: Attempts, *, has_begun: bool, was
             return Remedy.FRESH_CHILD
         case NotAuthenticated() if not attempts.logged_in_again:
             return Remedy.LOG_IN_AGAIN
-        case BadRequest() if error.kind == _ANONYMOUS and error.param is None:
+        case BadRequest() if error.kind == _ANONYMOUS and error.param is None and not attempts.has_experimented:
             return Remedy.LEAVE_OUT
         case PlanLimitReached():
             return Remedy.OTHER_MODEL

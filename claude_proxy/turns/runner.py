@@ -76,7 +76,7 @@ class TurnRunner:
 
     def ignored(self, turn: Turn) -> tuple[str, ...]:
         """What of a turn's request would not be honoured, as far as is known now."""
-        return turn.ignores(self._quirks.parameters(turn).ignored)
+        return turn.ignores(self._quirks.parameters(turn, self._quirks.left_out(turn)).ignored)
 
     def run(self, turn: Turn, spent: list[Connection]) -> None:
         """Attempts until one ends well, or nothing is left to be tried. Raises the reason.
@@ -84,6 +84,7 @@ class TurnRunner:
         spent: gets the children for `take_back`, which is to follow once the client has its answer.
         """
         attempts = Attempts()
+        turn.leave_out(self._quirks.left_out(turn))
         while True:
             try:
                 return self._attempt(turn, attempts, spent)
@@ -121,8 +122,9 @@ class TurnRunner:
                 self._fleet.retire_idle()
                 return True
             case Remedy.LEAVE_OUT:
-                experiments = attempts.begin_experiments(lambda: self._quirks.begin_experiments(turn))
-                return self._quirks.note_refusal(turn, experiments)
+                suspects = self._quirks.find_suspects(turn, turn.left_out)
+                turn.leave_out(suspects or turn.left_out)
+                return suspects is not None
             case Remedy.OTHER_MODEL:
                 return self._fall_back(turn)
             case Remedy.FRESH_CHILD | Remedy.NEW_PROCESS:
@@ -146,7 +148,7 @@ class TurnRunner:
         schema = turn.conversation.options.json_schema
         if schema is None:
             return turn.profile
-        if turn.mode.schema_per_request and not self._quirks.known(turn).schema and not is_open(schema):
+        if turn.mode.schema_per_request and not turn.left_out.schema and not is_open(schema):
             return turn.profile
         return replace(turn.profile, json_schema=msgspec.json.encode(simplify(schema)))
 
@@ -163,6 +165,8 @@ class TurnRunner:
         # Given back before the client knows that the turn has ended: its next request must find the child.
         self._give_back(turn, child, wanted.chain[-1], answer, spent, is_cut=is_cut)
         self._books.done(turn)
+        if attempts.has_experimented:
+            self._quirks.note_success(turn, turn.left_out)
         turn.end_answer()
         self._emit(turn, answer.end)
 
@@ -240,13 +244,13 @@ class TurnRunner:
         self, turn: Turn, wanted: Wanted, child: Connection, keep: int, alive: Callable[[], None]
     ) -> TurnTranslator:
         """Everything up to the question, which is written; returns what translates the answer."""
-        parameters = self._quirks.parameters(turn)
+        parameters = self._quirks.parameters(turn, turn.left_out)
         turn.report.note_ignored(turn.ignores(parameters.ignored))
         options = turn.conversation.options
         translator = turn.mode.build_translator(wanted.profile, options, now=time.time(), clock=self._clock)
         turn.attach(child)
         messages, chain = wanted.messages, wanted.chain
-        cache_breakpoint = not self._quirks.known(turn).cache_breakpoint
+        cache_breakpoint = not turn.left_out.cache_breakpoint
         prepare_turn(
             child,
             wanted.profile,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+from ..claude.wire.parameters import Refusals
 from ..claude.wire.profile import Profile
 from ..core.conversation import Conversation
 from ..core.errors import ClientGone, ProxyError
@@ -180,8 +181,8 @@ def build_request(
 class Turn:
     """One request on its way. The view drains `channel`; whichever thread finds the client gone calls `abort`.
 
-    id: `req_` and 32 hex digits. profile, session: change only while the turn has no child. watch: set by the engine
-    as it accepts the turn.
+    id: `req_` and 32 hex digits. profile, session, left_out: change only while the turn has no child. watch: set by the
+    engine as it accepts the turn.
     """
 
     def __init__(self, request: Request, *, id: str | None = None, channel: Channel[Event] | None = None) -> None:
@@ -197,6 +198,7 @@ class Turn:
         self.report = Report()
         self.watch: Watch | None = None
         self.busy_with = ""
+        self.left_out = Refusals()
         self._lock = threading.Lock()  # guards: _child, _queue, _abort_reason, _has_ended
         self._child: Terminable | None = None
         self._queue: Queue | None = None
@@ -271,6 +273,10 @@ class Turn:
         """Which conversation the turn belongs to."""
         self.session = session
         self.report.note_session(session.id)
+
+    def leave_out(self, refusals: Refusals) -> None:
+        """What the next attempt is made without, because the model refuses it or may do so."""
+        self.left_out = refusals
 
     def use_model(self, cli_model: str) -> None:
         """Have another model answer; only before the turn has a child."""

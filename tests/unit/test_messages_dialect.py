@@ -372,7 +372,7 @@ def test_only_what_nobody_asked_for_is_left_out_in_strict_mode_too() -> None:
     silent = build_parameters(parse().conversation.options)
     asked = build_parameters(parse(thinking={"type": "disabled"}).conversation.options)
     budget = parse(max_tokens=5000, thinking={"type": "enabled", "budget_tokens": 2000}).conversation.options
-    assert silent.tacit and not asked.tacit
+    assert silent.implicit and not asked.implicit
     assert silent.without(Refusals()) == Refusals(sampling=True)
     assert build_parameters(budget).without(Refusals()) == Refusals(thinking=True)
 

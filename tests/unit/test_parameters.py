@@ -73,7 +73,7 @@ def test_options_become_settings(
     parameters = build_parameters(options)
     assert json.loads(parameters.settings["env"]["CLAUDE_CODE_EXTRA_BODY"] or "{}") == body
     assert parameters.ignored == ignored
-    if not parameters.tacit:
+    if not parameters.implicit:
         assert parameters.refusable == refusable
 
 

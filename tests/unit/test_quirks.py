@@ -26,58 +26,64 @@ def turn(options: Options = Options(), messages: Any = ONE, **fields: Any) -> Tu
     return make_turn(Conversation("sonnet", messages, options=options), **fields)
 
 
-def tried(quirks: ModelQuirks, of: Turn) -> list[Refusals]:
-    """What is left out, attempt by attempt, where every one of them is refused."""
-    experiments, found = quirks.begin_experiments(of), []
-    while quirks.note_refusal(of, experiments):
-        found.append(quirks.known(of))
-    return found
-
-
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        (turn(), []),
-        (turn(SAMPLING), [Refusals(sampling=True)]),
-        (turn(JSON), [Refusals(schema=True)]),
-        (turn(BOTH), [Refusals(sampling=True), Refusals(schema=True), Refusals(sampling=True, schema=True)]),
-        (turn(Options(thinking=ThinkingMode("enabled", 2000))), [Refusals(thinking=True)]),
-        (turn(messages=MORE), [Refusals(cache_breakpoint=True)]),
-        (
-            turn(SAMPLING, MORE),
-            [Refusals(sampling=True), Refusals(cache_breakpoint=True), Refusals(sampling=True, cache_breakpoint=True)],
-        ),
-        (turn(SAMPLING, strict=True), []),
-        (turn(JSON, strict=True), [Refusals(schema=True)]),
-        (turn(JSON, agent=True), []),
-        (turn(SAMPLING, agent=True), [Refusals(sampling=True)]),
+        (turn(), None),
+        (turn(SAMPLING), Refusals(sampling=True)),
+        (turn(JSON), Refusals(schema=True)),
+        (turn(BOTH), Refusals(sampling=True, schema=True)),
+        (turn(Options(thinking=ThinkingMode("enabled", 2000))), Refusals(thinking=True)),
+        (turn(messages=MORE), Refusals(cache_breakpoint=True)),
+        (turn(SAMPLING, MORE), Refusals(sampling=True, cache_breakpoint=True)),
+        (turn(SAMPLING, strict=True), None),
+        (turn(JSON, strict=True), Refusals(schema=True)),
+        (turn(JSON, agent=True), None),
+        (turn(SAMPLING, agent=True), Refusals(sampling=True)),
     ],
 )
-def test_a_turn_is_tried_without_one_thing_after_the_other(given: Turn, wanted: list[Refusals]) -> None:
-    """Where nothing helps, the 400 was about something else, and nothing is remembered."""
+def test_a_turn_is_tried_once_more_without_all_that_may_have_been_refused(given: Turn, wanted: Refusals | None) -> None:
+    """There is one further attempt: who pays for each is the user."""
     quirks = ModelQuirks()
-    assert tried(quirks, given) == wanted
-    assert quirks.known(given) == NOTHING
+    assert quirks.find_suspects(given, NOTHING) == wanted
+    if wanted is not None:
+        assert quirks.find_suspects(given, wanted) is None
+
+
+def test_an_experiment_that_did_not_help_is_nobodys_business() -> None:
+    """Nothing is remembered before an attempt went well."""
+    quirks, given = ModelQuirks(), turn(SAMPLING)
+    quirks.find_suspects(given, NOTHING)
+    assert quirks.left_out(given) == NOTHING
 
 
 def test_what_helped_is_remembered_for_the_model() -> None:
-    """It is not tried again, nor sent; another model is another matter."""
-    quirks = ModelQuirks()
-    given = turn(SAMPLING)
-    assert quirks.note_refusal(given, quirks.begin_experiments(given))
-    assert quirks.known(turn()) == Refusals(sampling=True)
-    assert "temperature" in quirks.parameters(turn(SAMPLING)).ignored
-    assert tried(quirks, turn(SAMPLING)) == []
-    assert quirks.known(turn()) == Refusals(sampling=True)
+    """It is left out at once, and named; another model is another matter."""
+    quirks, given = ModelQuirks(), turn(SAMPLING)
+    quirks.note_success(given, Refusals(sampling=True))
+    left_out = quirks.left_out(turn(SAMPLING))
+    assert left_out == Refusals(sampling=True)
+    assert "temperature" in quirks.parameters(turn(SAMPLING), left_out).ignored
+    assert quirks.find_suspects(turn(SAMPLING), left_out) is None
     other = make_turn(Conversation("opus", ONE, options=SAMPLING))
-    assert quirks.known(other) == NOTHING and quirks.parameters(other).ignored == ()
+    assert quirks.left_out(other) == NOTHING
+
+
+def test_what_helped_together_is_left_out_together_only() -> None:
+    """Which of the two was refused is not known: a request with one of them alone finds out."""
+    quirks = ModelQuirks()
+    quirks.note_success(turn(BOTH), Refusals(sampling=True, schema=True))
+    assert quirks.left_out(turn(SAMPLING)) == NOTHING and quirks.left_out(turn(JSON)) == NOTHING
+    assert quirks.left_out(turn(BOTH)) == Refusals(sampling=True, schema=True)
+    quirks.note_success(turn(JSON), Refusals(schema=True))
+    assert quirks.left_out(turn(JSON, MORE)) == Refusals(schema=True)
 
 
 def test_a_breakpoint_that_was_taken_once_is_not_suspected() -> None:
-    """Nor one that is left out already."""
+    """The API has answered with it."""
     quirks = ModelQuirks()
     quirks.note_cache_breakpoint(turn())
-    assert tried(quirks, turn(messages=MORE)) == []
+    assert quirks.find_suspects(turn(messages=MORE), NOTHING) is None
 
 
 def test_the_schema_of_an_agent_does_not_bind_all_its_calls() -> None:
@@ -85,9 +91,8 @@ def test_the_schema_of_an_agent_does_not_bind_all_its_calls() -> None:
     quirks = ModelQuirks()
 
     def body(of: Turn) -> Any:
-        return json.loads(quirks.parameters(of).settings["env"]["CLAUDE_CODE_EXTRA_BODY"] or "{}")
+        return json.loads(quirks.parameters(of, NOTHING).settings["env"]["CLAUDE_CODE_EXTRA_BODY"] or "{}")
 
     assert "output_config" in body(turn(JSON))
     assert body(turn(JSON, agent=True)) == {}
     assert body(turn(BOTH, agent=True))["temperature"] == 0
-    assert quirks.known(turn(JSON, agent=True)) == NOTHING

@@ -499,3 +499,17 @@ def test_later_counts_replace_earlier_ones_where_they_are_there() -> None:
 def test_a_result_that_is_no_json_object_is_no_result() -> None:
     """The parser refuses it before the translator sees it."""
     assert isinstance(parse_line(json.dumps(RESULT).encode()), Result)
+
+
+def test_a_call_of_the_clients_is_delivered_beside_a_schema() -> None:
+    """Its function is called first; the structured answer comes once its result is there."""
+    offered = Toolset((Tool("f", "", {"type": "object"}),))
+    translator = Translator(NOW, offered, structured=True, accepts=lambda text: False)
+    said = [start(), *text(0, "let me look"), *call(1, "t1", "f", '{"a":1}'), asked("t1")]
+    events = feed(translator, *said, stopped("tool_use"), MESSAGE_STOP)
+    answer = collect(events)
+    assert translator.done and not translator.cut
+    assert (answer.stop_reason, answer.blocks) == ("tool_use", (ToolUse("t1", "f", {"a": 1}),))
+    own = Translator(NOW, offered, structured=True)
+    assert feed(own, start(), *call(0, "t1", "StructuredOutput", "{}"), stopped("tool_use"), MESSAGE_STOP)[1:] == []
+    assert not own.done

@@ -85,7 +85,12 @@ class Translator(TurnTranslator):
 
     @property
     def is_ending(self) -> bool:
-        return self._stop is not None and not self._structured and not self.done
+        return self._stop is not None and not self._awaits_json and not self.done
+
+    @property
+    def _awaits_json(self) -> bool:
+        """The answer is what the CLI's own tool is given; unless the model has called a function of the client's."""
+        return self._structured and not self._called
 
     def cut_off(self) -> list[Event]:
         return self._cut()
@@ -122,10 +127,11 @@ class Translator(TurnTranslator):
         block = parse_block(event.content_block)
         if block is None:
             return []
-        if isinstance(block, ToolUse):
+        is_ours = isinstance(block, ToolUse) and self._structured and not self._toolset.offers(block.name)
+        if isinstance(block, ToolUse) and not is_ours:
             self._called.add(block.id)
             block = ToolUse(block.id, self._toolset.client_name(block.name), {})
-        if self._structured:
+        elif self._structured:
             return []
         index = self._next_index
         self._next_index += 1
@@ -185,7 +191,7 @@ class Translator(TurnTranslator):
         )
         if event.delta.stop_reason in CONTINUED_BY_CLI:
             return self._cut()
-        if self._structured:
+        if self._awaits_json:
             return self._take_text()
         # The CLI reminds a model that has shown nothing, and asks it again.
         is_blank = not self._called and not "".join(self._texts).strip()
@@ -194,7 +200,7 @@ class Translator(TurnTranslator):
     def _take_text(self) -> list[Event]:
         """The end of a structured answer that the model has written as text; nothing where it has not."""
         text = "".join(self._texts)
-        if self._called or self._accepts is None or not self._accepts(text):
+        if self._accepts is None or not self._accepts(text):
             return []
         self.cut = True
         return self._whole(text)
@@ -224,7 +230,7 @@ class Translator(TurnTranslator):
             # What became of the CLI after the model's stop is not the answer; it may have spoilt the history.
             return self._cut() if result.is_error or self._called else self._end()
         self._check_result(result, self._stop)
-        return self._whole(self._take_structured(result)) if self._structured else self._end()
+        return self._whole(self._take_structured(result)) if self._awaits_json else self._end()
 
     def _whole(self, text: str) -> list[Event]:
         """A structured answer in one piece."""

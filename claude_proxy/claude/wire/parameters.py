@@ -6,14 +6,14 @@ it on. So a request that sets them runs without thinking, unless it asks for thi
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from ...core.conversation import Options, ThinkingMode, ToolChoice
 from .toolset import Toolset
 
 LARGEST_TEMPERATURE = 1.0
-TACIT = ("thinking off",)
+IMPLICIT = ("thinking off",)
 THINKING_OFF: dict[str, Any] = {"thinking": {"type": "disabled"}, "context_management": {"edits": []}}
 EFFORT_LEVELS = {
     "minimal": "low",
@@ -28,14 +28,14 @@ EFFORT_LEVELS = {
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """settings: for `apply_flag_settings`, in full. ignored: OpenAI's names for what cannot be honoured, sorted.
-    refusable: names among the honoured ones that some models refuse altogether, with a 400. tacit: none of these was
+    refusable: names among the honoured ones that some models refuse altogether, with a 400. implicit: none of these was
     asked for in so many words. thinks: they are about how to think, not about what needs thinking to be off.
     """
 
     settings: dict[str, Any]
     ignored: tuple[str, ...] = ()
     refusable: tuple[str, ...] = ()
-    tacit: bool = False
+    implicit: bool = False
     thinks: bool = False
 
     def without(self, known: "Refusals") -> "Refusals":
@@ -52,6 +52,14 @@ class Refusals:
     thinking: bool = False
     schema: bool = False
     cache_breakpoint: bool = False
+
+    def joined(self, other: "Refusals") -> "Refusals":
+        """What either of the two names."""
+        return Refusals(*(one or two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+    def within(self, other: "Refusals") -> bool:
+        """True where the other names all that this one does."""
+        return self.joined(other) == other
 
 
 def build_parameters(options: Options, toolset: Toolset | None = None, refusals: Refusals = Refusals()) -> Parameters:
@@ -76,7 +84,7 @@ def build_parameters(options: Options, toolset: Toolset | None = None, refusals:
         },
         "effortLevel": EFFORT_LEVELS.get(options.effort or ""),
     }
-    return Parameters(settings, tuple(sorted(set(ignored))), refusable, refusable == TACIT, thinks)
+    return Parameters(settings, tuple(sorted(set(ignored))), refusable, refusable == IMPLICIT, thinks)
 
 
 def _wants_thinking(options: Options) -> bool:
@@ -128,7 +136,7 @@ def _stop_thinking(options: Options, body: dict[str, Any], ignored: list[str], r
         return ()
     body.update(THINKING_OFF)
     body.update(sampling)
-    return wishes or TACIT
+    return wishes or IMPLICIT
 
 
 def _tools(choice: ToolChoice, toolset: Toolset | None) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class Toolset:
     def __bool__(self) -> bool:
         return bool(self._tools)
 
+    def offers(self, name: str) -> bool:
+        """True for a name under which the CLI offers one of them."""
+        return name in self._to_client
+
     def client_name(self, name: str) -> str:
         """The name that the client knows; a name that was never offered stays as it is."""
         return self._to_client.get(name, name)
