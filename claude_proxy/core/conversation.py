@@ -12,7 +12,17 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from .json_text import mend_text
+
 Role = Literal["user", "assistant"]
+
+# Under this name goes what a model wrote for arguments and is not a JSON object, for the API takes nothing else. The
+# name is the one that its documentation of fine-grained tool streaming proposes:
+# https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming
+INVALID_JSON = "INVALID_JSON"
+
+# The largest integer that a float of JavaScript holds exactly.
+LARGEST_EXACT = 2**53
 
 
 class Block(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
@@ -55,9 +65,12 @@ class Thinking(Block, frozen=True, tag="thinking"):
 
 
 class ToolUse(Block, frozen=True, tag="tool_use"):
+    """`arguments`: the text that the model wrote for `input`, where that is known; not a part of the API's block."""
+
     id: str
     name: str
     input: dict[str, Any]
+    arguments: str = ""
 
 
 class ToolResult(Block, frozen=True, tag="tool_result"):
@@ -155,13 +168,40 @@ def assistant(text: str) -> Message:
     return Message("assistant", (Text(text),))
 
 
-def parse_tool_input(partial_json: str) -> dict[str, Any]:
-    """The arguments a model wrote, as an object; `{}` for what is no JSON object (the CLI answers such a call)."""
-    try:
-        value = json.loads(partial_json or "{}")
-    except (ValueError, RecursionError):
+def parse_tool_input(arguments: str) -> dict[str, Any]:
+    """The arguments that a model wrote, as an object: `{}` for none, `{INVALID_JSON: text}` for what is not one."""
+    text = mend_text(arguments)
+    if not text.strip():
         return {}
-    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return {INVALID_JSON: text}
+    if value is None:
+        return {}
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {INVALID_JSON: text}
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def is_blank(block: ContentBlock) -> bool:
+    """True for a text of nothing or blanks: the API refuses one, and a client may have left it out."""
+    return isinstance(block, Text) and not block.text.strip()
+
+
+def drop_blanks(blocks: Iterable[ContentBlock]) -> tuple[ContentBlock, ...]:
+    """The blocks that are passed on, and that decide which conversation a message belongs to."""
+    return tuple(block for block in blocks if not is_blank(block))
+
+
+def is_said(blocks: Iterable[ContentBlock]) -> bool:
+    """True for an answer that is a message of the conversation.
+
+    One of blanks or thinking alone is not: no client can send it back, so that the history goes on without it.
+    """
+    return any(not isinstance(block, Thinking) and not is_blank(block) for block in blocks)
 
 
 def digest(*parts: bytes) -> bytes:
@@ -184,7 +224,12 @@ def digest_profile(partition: str, mode: str, model: str, conversation: Conversa
 
 
 def digest_message(previous: bytes, message: Message) -> bytes:
-    """Hᵢ from Hᵢ₋₁: stable against what clients change without meaning it (see `canonical`)."""
+    """Hᵢ from Hᵢ₋₁: stable against what clients change without meaning it (see `canonical`).
+
+    An answer that is not a message of the conversation leaves it as it was.
+    """
+    if message.role == "assistant" and not is_said(message.content):
+        return previous
     return digest(previous, message.role.encode(), canonical(message))
 
 
@@ -199,30 +244,47 @@ def digest_chain(start: bytes, messages: Iterable[Message]) -> tuple[bytes, ...]
 def canonical(message: Message) -> bytes:
     """A message reduced to what it means.
 
-    Thinking goes (chat clients cannot send it back), an assistant's texts run together (chat has one string), and ids
-    of tool calls keep letters and digits only (OpenClaw drops underscores).
+    Thinking goes (chat clients cannot send it back), so do blank texts; an answer's texts run together (chat has one
+    string) without the blanks around them, ids of tool calls keep letters and digits only (OpenClaw drops underscores),
+    and a number is the same however it is written (JavaScript writes 5.0 as 5).
     """
     blocks: list[Any] = []
-    for block in message.content:
+    for block in drop_blanks(message.content):
         match block:
             case Thinking():
                 continue
             case Text(text) if message.role == "assistant" and blocks and blocks[-1]["type"] == "text":
                 blocks[-1] = {"type": "text", "text": blocks[-1]["text"] + text}
             case ToolUse():
-                blocks.append({"type": "tool_use", "id": plain_id(block.id), "name": block.name, "input": block.input})
+                given = _plain_numbers(block.input)
+                blocks.append({"type": "tool_use", "id": plain_id(block.id), "name": block.name, "input": given})
             case ToolResult():
                 value = msgspec.to_builtins(block)
                 blocks.append({**value, "tool_use_id": plain_id(block.tool_use_id)})
             case _:
                 blocks.append(msgspec.to_builtins(block))
-    kept = [block for block in blocks if block["type"] != "text" or block["text"]]
-    return msgspec.json.encode(kept, order="sorted")
+    if message.role == "assistant":
+        blocks = [{**block, "text": block["text"].strip()} if block["type"] == "text" else block for block in blocks]
+    return msgspec.json.encode(blocks, order="sorted")
 
 
-def is_blank_message(message: Message) -> bool:
-    """True for a message that means nothing: it goes into no digest, and a dialect leaves it out of a request."""
-    return canonical(message) == b"[]"
+def _plain_numbers(value: Any) -> Any:
+    """Integers for floats that are one, as far as a float tells integers apart."""
+    try:
+        return _replace_floats(value)
+    except RecursionError:
+        return value
+
+
+def _replace_floats(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer() and abs(value) <= LARGEST_EXACT:
+            return int(value)
+        case dict():
+            return {key: _replace_floats(inner) for key, inner in value.items()}
+        case list():
+            return [_replace_floats(inner) for inner in value]
+    return value
 
 
 def plain_id(tool_use_id: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .conversation import AnswerBlock, Text, Thinking, ToolUse, parse_tool_input
+from .json_text import mend_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +174,5 @@ def _finish_block(block: AnswerBlock, pieces: list[str], signatures: list[str]) 
         case Thinking():
             return Thinking(block.thinking + "".join(pieces), signatures[-1] if signatures else block.signature)
         case ToolUse():
-            return ToolUse(block.id, block.name, parse_tool_input("".join(pieces)))
+            arguments = mend_text("".join(pieces))
+            return ToolUse(block.id, block.name, parse_tool_input(arguments), arguments)

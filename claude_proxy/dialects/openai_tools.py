@@ -1,6 +1,7 @@
 """Functions in the shapes that clients of OpenAI's dialects send them in, and what they say of their use.
 
-In: `tools`, `functions`, `tool_choice`, `function_call`. Out: canonical tools and a `ToolChoice`. Cursor and others mix
+In: `tools`, `functions`, `tool_choice`, `function_call`. Out: canonical tools and a `ToolChoice`; the text of a call's
+arguments. Cursor and others mix
 the shapes of three APIs on one route, so that all of them are understood.
 """
 
@@ -8,9 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..core.conversation import Tool, ToolChoice
+from ..core.conversation import Tool, ToolChoice, ToolUse
 from ..core.errors import BadRequest
 from .content import parse_schema
+from .dialect import encode
 
 MODES: dict[str, Literal["auto", "any", "none"]] = {"auto": "auto", "required": "any", "any": "any", "none": "none"}
 
@@ -79,6 +81,13 @@ def parse_tool(spec: ToolSpec, path: str) -> Tool:
         raise BadRequest(f"Tools {kind[:40]!r} are not available: only functions with a name are", param=path)
     schema = spec.parameters if spec.parameters is not None else spec.input_schema
     return _build(spec.name, spec.description, schema, path)
+
+
+def build_arguments(call: ToolUse) -> str:
+    """The arguments of a call as OpenAI's dialects give them: the text that the model wrote, `{}` for none."""
+    if call.arguments.strip():
+        return call.arguments
+    return encode(call.input).decode()
 
 
 def _build(name: str, description: str | None, schema: Any, path: str) -> Tool:

@@ -240,8 +240,11 @@ class Sessions:
         return int(rows[0][0]) if rows else 0
 
     def _find(self, chain: Sequence[bytes]) -> "_Found | None":
-        """The longest beginning that is known; None for a new conversation."""
-        deepest_first = list(enumerate(chain))[:0:-1]
+        """The longest beginning that is known; None for a new conversation.
+
+        The last message is always new, although an answer that said nothing leaves the digest before it as a head.
+        """
+        deepest_first = list(enumerate(chain[:-1]))[:0:-1]
         for start in range(0, len(deepest_first), LOOKUP_BATCH):
             batch = dict((digest, count) for count, digest in deepest_first[start : start + LOOKUP_BATCH])
             marks = ",".join("?" * len(batch))

@@ -22,7 +22,7 @@ from ..claude.turn.connection import Connection
 from ..claude.turn.turn_translator import TurnTranslator
 from ..claude.wire.parameters import is_open
 from ..claude.wire.profile import Profile
-from ..core.conversation import Message, digest_chain, digest_message, digest_profile, is_blank_message
+from ..core.conversation import Message, digest_chain, digest_message, digest_profile, is_said
 from ..core.errors import NotAuthenticated, ProxyError, UpstreamError
 from ..core.events import Collector, Completion, Event, MessageEnd, MessageStart
 from ..core.schemas import find_problem, simplify
@@ -306,12 +306,12 @@ class TurnRunner:
         _watch_of(turn).pause()
         reply = Message("assistant", answer.blocks)
         # What a client cannot send back is no message of the conversation: it goes on from the question.
-        is_blank = is_blank_message(reply)
-        head = before if is_blank else digest_message(before, reply)
-        is_known = self._books.settle(turn, child, head, None if is_blank else reply)
+        is_part = is_said(reply.content)
+        head = digest_message(before, reply)
+        is_known = self._books.settle(turn, child, head, reply if is_part else None)
         is_aborted = turn.abort_reason is not None
         if is_known and not is_cut and not is_aborted:
-            if not is_blank:
+            if is_part:
                 child.note_reply(head)
             self._fleet.give_back(child)
         elif child.is_recyclable:

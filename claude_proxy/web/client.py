@@ -12,6 +12,7 @@ from werkzeug.datastructures import Headers
 
 from ..config import Config
 from ..core.errors import UnsupportedMediaType
+from ..core.json_text import clean
 from ..dialects.dialect import encode
 from ..service import Service
 from ..storage.sessions import make_owner
@@ -52,7 +53,7 @@ def read_json() -> bytes:
     without asking it first, but not application/json."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaType(f"Content-Type must be application/json, not {request.mimetype or 'absent'}")
-    return request.get_data()
+    return clean(request.get_data())
 
 
 def json_response(body: object, status: int = 200) -> Response:

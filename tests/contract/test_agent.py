@@ -173,6 +173,36 @@ def test_a_limit_of_model_calls_ends_the_answer(agent: Start) -> None:
     assert answer.headers["x-claude-proxy-session"].endswith("; live") and len(proxy.log()) == 1
 
 
+@pytest.mark.parametrize("progress", ["reasoning", "none"])
+def test_an_answer_without_text_is_gone_on_from(agent: Start, progress: str) -> None:
+    """No client can send it back, and what was done is not done again: live, and from the history kept here."""
+    proxy = agent(BASH, "deltas=[]", max_turns=1, progress=progress)
+    cut = proxy.ask("go")
+    assert (cut.json["choices"][0]["finish_reason"], cut.text) == ("length", "")
+    answer = proxy.ask("go", assistant(""), "on")
+    assert answer.headers["x-claude-proxy-session"] == cut.headers["x-claude-proxy-session"].replace("new", "live")
+    kept = {"X-Session-Id": "kept", "X-Session-History": "server"}
+    for question in ("go", "on", "and on"):
+        answer = proxy.send(chat(question), headers=kept).answer()
+    assert answer.headers["x-claude-proxy-session"] == "hdr_kept; live" and len(proxy.log()) == 2
+    assert [text for role, text in conversation_of(proxy.log()[-1]) if role == "user"] == ["go", "on", "and on"]
+
+
+def test_an_answer_without_text_is_gone_on_from_in_every_dialect(agent: Start) -> None:
+    """Messages with what it was given, Responses by its id."""
+    proxy = agent(BASH, "deltas=[]", max_turns=1)
+    question, more = {"role": "user", "content": "go"}, {"role": "user", "content": "on"}
+    limits = {"model": "sonnet", "max_tokens": 99}
+    first = proxy.send({**limits, "messages": [question]}, path="/v1/messages").answer()
+    said = {"role": "assistant", "content": first.json["content"]}
+    second = proxy.send({**limits, "messages": [question, said, more]}, path="/v1/messages").answer()
+    assert (first.status, second.headers["x-claude-proxy-session"].partition("; ")[2]) == (200, "live")
+    first = proxy.send({"model": "sonnet", "input": "go there"}, path="/v1/responses").answer()
+    continued = {"model": "sonnet", "input": "on", "previous_response_id": first.json["id"]}
+    second = proxy.send(continued, path="/v1/responses").answer()
+    assert (first.status, second.headers["x-claude-proxy-session"].partition("; ")[2]) == (200, "live")
+
+
 # Modes
 
 

@@ -656,7 +656,7 @@ class Cli:
         if not message["type"].startswith("control_"):
             message = {"session_id": self.session_id, "uuid": new_id()} | message
         line = json.dumps(message, ensure_ascii=False, separators=(",", ":")) + "\n"
-        self.write(line.encode("utf-8", "replace"), bytewise)
+        self.write(line.encode("utf-8", "backslashreplace"), bytewise)
 
     def emit_init(self, bytewise: bool = False) -> None:
         """`system/init`."""

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.conversation import (
+    INVALID_JSON,
     Base64Source,
     ContentBlock,
     Conversation,
@@ -24,6 +25,7 @@ from claude_proxy.core.conversation import (
     digest,
     digest_chain,
     digest_message,
+    is_said,
     parse_tool_input,
     plain_id,
     user,
@@ -57,8 +59,10 @@ def test_a_longer_history_has_the_chain_of_the_shorter_one_as_its_beginning(
 
 @given(HISTORIES, HISTORIES)
 def test_histories_have_one_end_exactly_when_they_mean_the_same(one: list[Message], other: list[Message]) -> None:
-    """Role and canonical content, message by message."""
-    meant = [[(message.role, canonical(message)) for message in history] for history in (one, other)]
+    """Role and canonical content, message by message; an answer that says nothing is not one."""
+    meant = [
+        [(m.role, canonical(m)) for m in history if m.role == "user" or is_said(m.content)] for history in (one, other)
+    ]
     assert (digest_chain(START, one)[-1] == digest_chain(START, other)[-1]) == (meant[0] == meant[1])
 
 
@@ -82,11 +86,21 @@ def test_parts_of_a_digest_do_not_run_together(one: list[bytes], other: list[byt
     assert len(digest(*one)) == 16
 
 
+def called(arguments: dict[str, Any]) -> Message:
+    return Message("assistant", (ToolUse("a", "f", arguments),))
+
+
+CALL = called({})
 SAME: tuple[tuple[str, Message, Message], ...] = (
     ("thinking goes", assistant("a"), Message("assistant", (Thinking("hm", "sig"), Text("a")))),
     ("texts of an answer run together", assistant("ab"), Message("assistant", (Text("a"), Text("b")))),
     ("thinking between them too", assistant("ab"), Message("assistant", (Text("a"), Thinking("x"), Text("b")))),
     ("empty texts go", assistant("a"), Message("assistant", (Text(""), Text("a"), Text("")))),
+    ("blanks around an answer", assistant("a b"), assistant("\n a b ")),
+    ("a blank text before a call", CALL, Message("assistant", (Text("\n\n"), *CALL.content))),
+    ("a blank text beside another one of the user", user("a"), Message("user", (Text(" "), Text("a")))),
+    ("a number as JavaScript writes it", called({"x": 5.0, "y": [1e3]}), called({"x": 5, "y": [1000]})),
+    ("the text of arguments", CALL, Message("assistant", (ToolUse("a", "f", {}, "{ }"),))),
     (
         "an id without its underscores",
         Message("assistant", (ToolUse("a_1", "f", {}),)),
@@ -103,6 +117,11 @@ DIFFERENT: tuple[tuple[str, Message, Message], ...] = (
     ("the text", user("a"), user("b")),
     ("the role", user("a"), assistant("a")),
     ("a blank", user("a"), user("a ")),
+    ("a number", called({"x": 5}), called({"x": 5.5})),
+    ("a number and a text", called({"x": 5}), called({"x": "5"})),
+    ("a number that a float does not hold", called({"x": 2**60}), called({"x": 2**60 + 1})),
+    ("a truth and a number", called({"x": True}), called({"x": 1})),
+    ("two ways of being no JSON", called(parse_tool_input("a")), called(parse_tool_input("b"))),
     ("texts of a user stay apart", user("ab"), Message("user", (Text("a"), Text("b")))),
     (
         "the name of a tool",
@@ -141,16 +160,43 @@ def test_what_changes_the_meaning_is_seen(one: Message, other: Message) -> None:
         ("", {}),
         ("{}", {}),
         ('{"a":1}', {"a": 1}),
-        ("[1]", {}),
-        ("7", {}),
+        (" ", {}),
         ("null", {}),
-        ("nonsense", {}),
-        ('{"a":', {}),
+        ("[1]", {INVALID_JSON: "[1]"}),
+        ("7", {INVALID_JSON: "7"}),
+        ("nonsense", {INVALID_JSON: "nonsense"}),
+        ('{"a":', {INVALID_JSON: '{"a":'}),
+        ('{"a":NaN}', {INVALID_JSON: '{"a":NaN}'}),
+        ("[" * 100_000, {INVALID_JSON: "[" * 100_000}),
+        ('{"a":"cut \\ud83d"}', {"a": "cut \ufffd"}),
+        ('{"a":"cut \ud83d"}', {"a": "cut \ufffd"}),
     ],
 )
-def test_arguments_that_are_no_object_are_none(text: str, wanted: dict[str, Any]) -> None:
-    """The CLI answers such a call itself."""
+def test_arguments_that_are_not_an_object_keep_their_text(text: str, wanted: dict[str, Any]) -> None:
+    """None at all are an empty object; what is not one is never taken for it."""
     assert parse_tool_input(text) == wanted
+
+
+@pytest.mark.parametrize("blocks", [(), (Text(""),), (Text(" \n"),), (Thinking("hm"),), (Thinking("hm"), Text(" "))])
+def test_an_answer_that_says_nothing_is_not_a_message(blocks: tuple[ContentBlock, ...]) -> None:
+    """No client can send it back: the conversation goes on from where it was."""
+    assert not is_said(blocks)
+    assert digest_message(START, Message("assistant", blocks)) == START
+    assert is_said((*blocks, Text("a"))) and is_said((*blocks, ToolUse("a", "f", {})))
+
+
+def test_a_question_of_nothing_is_a_message() -> None:
+    """The client asked it."""
+    assert digest_message(START, user("")) != START
+    assert digest_message(START, user("")) == digest_message(START, user(" "))
+
+
+def test_deep_arguments_have_a_digest() -> None:
+    """As deep as the JSON of a request may be."""
+    deep: Any = 1.0
+    for _ in range(900):
+        deep = [deep]
+    assert digest_message(START, called({"x": deep})) != START
 
 
 def test_small_things() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from claude_proxy.core.conversation import Text, Thinking, ToolUse
+from claude_proxy.core.conversation import INVALID_JSON, Text, Thinking, ToolUse
 from claude_proxy.core.events import (
     BlockStart,
     BlockStop,
@@ -45,10 +45,27 @@ def test_deltas_become_blocks() -> None:
             END,
         ]
     )
-    assert completion.blocks == (Thinking("hm", "b"), Text("Well: yes"), ToolUse("t", "f", {"a": 1}), Text("!"))
+    call = ToolUse("t", "f", {"a": 1}, '{"a":1}')
+    assert completion.blocks == (Thinking("hm", "b"), Text("Well: yes"), call, Text("!"))
     assert (completion.text, completion.thinking) == ("Well: yes!", "hm")
     assert (completion.id, completion.model) == ("msg_1", "claude-x")
     assert (completion.stop_reason, completion.usage) == ("end_turn", Usage(3, 9))
+
+
+@pytest.mark.parametrize(
+    ("written", "call"),
+    [
+        ("", ToolUse("t", "f", {})),
+        ('{"a": 1.0}', ToolUse("t", "f", {"a": 1.0}, '{"a": 1.0}')),
+        ('{"a": 1', ToolUse("t", "f", {INVALID_JSON: '{"a": 1'}, '{"a": 1')),
+        ('{"a":"\\ud83d"}', ToolUse("t", "f", {"a": "\ufffd"}, '{"a":"\\ufffd"}')),
+    ],
+)
+def test_a_call_keeps_the_text_of_its_arguments(written: str, call: ToolUse) -> None:
+    """Whatever it is; half a surrogate pair is the one thing that is mended."""
+    pieces = [ToolInputDelta(0, piece) for piece in written]
+    answer = collect([START, BlockStart(0, ToolUse("t", "f", {})), *pieces, BlockStop(0), END])
+    assert answer.blocks == (call,)
 
 
 def test_an_answer_may_be_empty() -> None:

@@ -257,7 +257,7 @@ def test_a_failure_before_anything_was_said_opens_first() -> None:
 
 
 def test_a_whole_answer_is_what_a_stream_ends_with() -> None:
-    """Both are made by the same steps; only how arguments are spaced may differ."""
+    """Both are made by the same steps."""
     events = [START, *TEXT, *CALL, end("tool_use")]
     streamed, whole = make_writer(), make_writer()
     tell(events, streamed)

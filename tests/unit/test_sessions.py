@@ -51,6 +51,15 @@ def test_a_conversation_keeps_its_id_as_it_goes_on(sessions: Sessions) -> None:
     assert [record.message_count for record in sessions.records("")] == [4]
 
 
+def test_an_answer_that_said_nothing_is_gone_on_from(sessions: Sessions) -> None:
+    """No client can send it back; asked again, the question is a conversation of its own."""
+    first = turn(sessions, [HI], reply=Message("assistant", (Thinking("hm"),)))
+    again = sessions.begin(Name(), chain([HI]))
+    assert again.known == 0 and again.id != first.id
+    going_on = sessions.begin(Name(), chain([HI, MORE]))
+    assert (going_on.known, going_on.id) == (1, first.id)
+
+
 def test_two_conversations_that_open_alike_have_two_ids(sessions: Sessions) -> None:
     """An opening is no identity, not even with equal answers."""
     first = turn(sessions, [HI])

@@ -278,7 +278,7 @@ def test_the_answer_is_over_when_every_call_was_made(order: str) -> None:
     events = feed(translator, *said, *tail)
     assert translator.done and not translator.cut
     completion = check_rules(events)
-    assert completion.blocks == (ToolUse("t1", "f", {"a": 1}), ToolUse("t2", "g", {}))
+    assert completion.blocks == (ToolUse("t1", "f", {"a": 1}, '{"a":1}'), ToolUse("t2", "g", {}))
     assert [one.partial_json for one in events if isinstance(one, ToolInputDelta)] == ['{"a"', ":1}"]
 
 
@@ -509,7 +509,7 @@ def test_a_call_of_the_clients_is_delivered_beside_a_schema() -> None:
     events = feed(translator, *said, stopped("tool_use"), MESSAGE_STOP)
     answer = collect(events)
     assert translator.done and not translator.cut
-    assert (answer.stop_reason, answer.blocks) == ("tool_use", (ToolUse("t1", "f", {"a": 1}),))
+    assert (answer.stop_reason, answer.blocks) == ("tool_use", (ToolUse("t1", "f", {"a": 1}, '{"a":1}'),))
     own = Translator(NOW, offered, structured=True)
     assert feed(own, start(), *call(0, "t1", "StructuredOutput", "{}"), stopped("tool_use"), MESSAGE_STOP)[1:] == []
     assert not own.done

@@ -8,7 +8,17 @@ from typing import Any
 
 import msgspec
 
-from ...core.conversation import Base64Source, ContentBlock, Document, Image, Message, Text, Thinking, ToolResult
+from ...core.conversation import (
+    Base64Source,
+    ContentBlock,
+    Document,
+    Image,
+    Message,
+    Text,
+    Thinking,
+    ToolResult,
+    ToolUse,
+)
 from .history import Rewind
 from .protocol import PermissionAsk, ToolCall
 
@@ -149,8 +159,11 @@ def build_message(message: Message, uuid: str, *, query: bool, cache_ttl: str | 
 
 
 def _build_block(block: ContentBlock) -> dict[str, Any]:
-    if isinstance(block, Thinking):
-        return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+    match block:
+        case Thinking(thinking, signature):
+            return {"type": "thinking", "thinking": thinking, "signature": signature}
+        case ToolUse(call_id, name, arguments):
+            return {"type": "tool_use", "id": call_id, "name": name, "input": arguments}
     built: dict[str, Any] = msgspec.to_builtins(block)
     return built
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ...core.errors import UpstreamError
+from ...core.json_text import mend
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 
@@ -303,12 +304,27 @@ _DECODERS: dict[tuple[str, str | None], msgspec.json.Decoder[Inbound]] = {
 def parse_line(line: bytes) -> Inbound | None:
     """One line of the child's stdout; None for a type that is not known here. Raises ProtocolError."""
     try:
-        head = _head.decode(line)
-        decoder = _DECODERS.get((head.type, head.subtype if head.type == "system" else None))
-        inbound = decoder.decode(line) if decoder is not None else None
+        inbound = _decode_mended(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError("The CLI wrote a line that is not its protocol") from error
     return (_parse_call(inbound) or _parse_ask(inbound) or inbound) if isinstance(inbound, ControlRequest) else inbound
+
+
+def _decode_mended(line: bytes) -> Any:
+    """A line as its type. It is mended only where it cannot be decoded: arguments may hold half a surrogate pair."""
+    try:
+        return _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        mended = mend(line)
+        if mended == line:
+            raise
+        return _decode(mended)
+
+
+def _decode(line: bytes) -> Any:
+    head = _head.decode(line)
+    decoder = _DECODERS.get((head.type, head.subtype if head.type == "system" else None))
+    return decoder.decode(line) if decoder is not None else None
 
 
 def _parse_ask(request: ControlRequest) -> PermissionAsk | None:

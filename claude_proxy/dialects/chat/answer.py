@@ -24,6 +24,7 @@ from ...core.events import (
 )
 from ..dialect import EVENT_STREAM, KEEP_ALIVE, NO_HEADERS, Context, Parsed, decode_object, encode, sse
 from ..openai_errors import build_error
+from ..openai_tools import build_arguments
 from .request import parse_chat
 
 DONE = b"data: [DONE]\n\n"
@@ -117,6 +118,7 @@ class _ChunkWriter:
         self._legacy = context.request.is_legacy
         self._opened = False
         self._calls: dict[int, int] = {}
+        self._without_arguments: set[int] = set()
 
     def render(self, event: Event | None) -> bytes:
         """The bytes of one event; None opens the stream, once. The first bytes are always the role chunk."""
@@ -131,9 +133,14 @@ class _ChunkWriter:
                 return opening + self._chunk({"reasoning_content": thinking})
             case BlockStart(index, ToolUse() as call):
                 self._calls[index] = len(self._calls)
+                self._without_arguments.add(index)
                 return opening + self._call(index, {"name": call.name, "arguments": ""}, call.id)
             case ToolInputDelta(index, partial_json):
+                if partial_json.strip():
+                    self._without_arguments.discard(index)
                 return opening + self._call(index, {"arguments": partial_json})
+            case BlockStop(index) if index in self._without_arguments:
+                return opening + self._call(index, {"arguments": "{}"})  # clients parse what the pieces add up to
             case MessageEnd():
                 return opening + self._end(event)
             case MessageStart() | BlockStart() | BlockStop() | SignatureDelta():
@@ -177,9 +184,9 @@ def finish_reason(stop_reason: str, *, legacy: bool = False) -> str:
 
 
 def _build_call(block: ToolUse) -> dict[str, Any]:
-    """`arguments` is a JSON string, `{}` when there are none, never an object."""
-    arguments = encode(block.input).decode()
-    return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}}
+    """`arguments` is a string, never an object."""
+    function = {"name": block.name, "arguments": build_arguments(block)}
+    return {"id": block.id, "type": "function", "function": function}
 
 
 def build_usage(usage: Usage) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from ...core.events import (
     Usage,
 )
 from ...storage.responses import make_item_id
-from ..dialect import encode
 from ..openai_errors import build_error
+from ..openai_tools import build_arguments
 
 Json = dict[str, Any]
 
@@ -194,7 +194,7 @@ class ResponseWriter:
     def _stop_call(self, opened: _Open) -> list[Json]:
         """Arguments are never empty: without any they are `{}`, and the fragments add up to that."""
         events: list[Json] = []
-        if not opened.text:
+        if not opened.text.strip():
             opened.pieces.append("{}")
             events.append(self._event("response.function_call_arguments.delta", **opened.where, delta="{}"))
         opened.item["arguments"] = opened.text
@@ -272,8 +272,8 @@ def replay(completion: Completion) -> list[Event]:
                 start: AnswerBlock = Text("")
             case Thinking(thinking):
                 delta, start = [ThinkingDelta(index, thinking)] if thinking else [], Thinking("")
-            case ToolUse(call_id, name, given):
-                delta, start = [ToolInputDelta(index, encode(given).decode())], ToolUse(call_id, name, {})
+            case ToolUse(call_id, name):
+                delta, start = [ToolInputDelta(index, build_arguments(block))], ToolUse(call_id, name, {})
         events += [BlockStart(index, start), *delta, BlockStop(index)]
     return [*events, completion.end]
 
