@@ -2,7 +2,8 @@
 
 import json
 import logging
-from datetime import UTC, datetime
+
+from .core.times import iso_time
 
 
 class JsonFormatter(logging.Formatter):
@@ -10,7 +11,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": iso_time(record.created, milliseconds=True),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -11,12 +11,13 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from ..claude.wire.protocol import RateLimitInfo
 from ..core.errors import PlanLimitReached
 from ..core.models import family_of, family_of_window
+from ..core.times import iso_time
 
 log = logging.getLogger(__name__)
 
@@ -255,11 +256,6 @@ def concerns(kind: str, model: str) -> bool:
     """True where a window of this type counts the use of a model."""
     family = family_of_window(kind)
     return family is None or family is family_of(model)
-
-
-def iso_time(seconds: float) -> str:
-    """`2026-01-31T15:00:00Z`."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _with_usage(window: Window, used: float | None, reset: float | None, now: float) -> Window:

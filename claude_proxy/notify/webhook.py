@@ -11,10 +11,10 @@ import json
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from ..core.times import iso_time
 from ..monitoring.activity import Entry, Notice
 from .poster import Poster, Reply, without_login
 from .sink import Clock, Item, Sink
@@ -85,7 +85,7 @@ def build_body(delivery: str, entry: Entry, notice: Notice) -> dict[str, Any]:
         "type": notice.kind,
         "requestId": notice.request_id,
         "number": notice.number,
-        "at": datetime.fromtimestamp(notice.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "at": iso_time(notice.at, milliseconds=True),
         "data": {_in_camel_case(name): value for name, value in notice.data.items()},
         "request": {
             "state": entry.state,

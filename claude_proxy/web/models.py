@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response, request
 
 from ..core.errors import BadRequest, ModelNotFound
 from ..core.models import Catalogue
+from ..core.times import iso_time
 from .client import json_response
 from .negotiation import Dialects, speaks_messages
 from .routing import Route
@@ -85,7 +85,7 @@ def build_info(catalogue: Catalogue, name: str) -> dict[str, Any]:
         "type": "model",
         "id": name,
         "display_name": catalogue.listing().get(name, name),
-        "created_at": datetime.fromtimestamp(STARTED, UTC).isoformat().replace("+00:00", "Z"),
+        "created_at": iso_time(STARTED),
         "lifecycle": "active",
     }
 

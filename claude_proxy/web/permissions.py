@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ..core.times import iso_time
 from ..dialects.dialect import decode, sse
 from ..monitoring.permissions import Choice, Pending, PermissionEvent
-from .sessions import build_time
 
 LONGEST_MESSAGE = 10_000
 
@@ -41,8 +41,8 @@ def build_one(pending: Pending) -> dict[str, Any]:
         "tool": pending.tool,
         "input": pending.input,
         "label": pending.label,
-        "createdAt": build_time(pending.created_at),
-        "expiresAt": build_time(pending.expires_at),
+        "createdAt": iso_time(pending.created_at, milliseconds=True),
+        "expiresAt": iso_time(pending.expires_at, milliseconds=True),
     }
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.errors import BadRequest
+from ..core.times import iso_time, iso_time_or_none
 from ..dialects.dialect import sse
 from ..monitoring.activity import Entry, Notice
-from .sessions import build_time
 
 
 def build_list(entries: Sequence[Entry], now: float) -> dict[str, Any]:
@@ -42,16 +42,16 @@ def build_one(entry: Entry, now: float) -> dict[str, Any]:
         "tools": list(entry.tools.values()),
         "status": entry.status,
         "error": entry.error,
-        "createdAt": build_time(entry.created_at),
-        "startedAt": _build_time_or_none(entry.leased_at),
-        "firstTokenAt": _build_time_or_none(first),
-        "endedAt": _build_time_or_none(entry.ended_at),
+        "createdAt": iso_time(entry.created_at, milliseconds=True),
+        "startedAt": iso_time_or_none(entry.leased_at, milliseconds=True),
+        "firstTokenAt": iso_time_or_none(first, milliseconds=True),
+        "endedAt": iso_time_or_none(entry.ended_at, milliseconds=True),
     }
 
 
 def render_notice(notice: Notice) -> bytes:
     """One event of a request: its kind as the name, `requestId`, `number` and `at` beside its own data."""
-    head = {"requestId": notice.request_id, "number": notice.number, "at": build_time(notice.at)}
+    head = {"requestId": notice.request_id, "number": notice.number, "at": iso_time(notice.at, milliseconds=True)}
     return sse({**head, **{_in_camel_case(name): value for name, value in notice.data.items()}}, notice.kind)
 
 
@@ -63,10 +63,6 @@ def parse_after(query: Mapping[str, str]) -> int:
     if not (raw.isascii() and raw.isdigit()):
         raise BadRequest("after must be the number of an event", param="after")
     return int(raw[:18]) + 1
-
-
-def _build_time_or_none(seconds: float | None) -> str | None:
-    return None if seconds is None else build_time(seconds)
 
 
 def _round(seconds: float) -> float:

@@ -3,7 +3,6 @@
 In: records. Out: JSON objects; times as ISO 8601 in UTC.
 """
 
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response, request
@@ -11,6 +10,7 @@ from werkzeug.datastructures import Headers
 
 from ..core.errors import BadRequest, NotFound
 from ..core.session_key import SessionKey
+from ..core.times import iso_time
 from ..service import Service
 from ..storage.sessions import Name, Record, make_id
 from .client import json_response, owner_of
@@ -74,8 +74,8 @@ def build_one(record: Record) -> dict[str, Any]:
         "model": record.model,
         "mode": record.mode,
         "messageCount": record.message_count,
-        "createdAt": build_time(record.created_at),
-        "lastUsedAt": build_time(record.last_used_at),
+        "createdAt": iso_time(record.created_at, milliseconds=True),
+        "lastUsedAt": iso_time(record.last_used_at, milliseconds=True),
     }
 
 
@@ -114,8 +114,3 @@ def _checked(name: str, where: str) -> str:
     if len(name) > LONGEST_NAME:
         raise BadRequest(f"A session's name has at most {LONGEST_NAME} characters", param=where)
     return name
-
-
-def build_time(seconds: float) -> str:
-    """Unix seconds as ISO 8601 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,8 +11,9 @@ from typing import Any
 from flask import Response, request
 
 from ..core.errors import BadRequest
+from ..core.times import iso_time_or_none
 from ..monitoring.metrics import CONTENT_TYPE
-from ..monitoring.plan import Snapshot, Window, iso_time
+from ..monitoring.plan import Snapshot, Window
 from ..service import Service
 from ..storage.ledger import Report, Sums
 from .client import json_response, owner_of
@@ -60,7 +61,7 @@ def build_usage(plan: Snapshot, report: Report) -> dict[str, Any]:
             "windows": [_build_window(window) for window in plan.windows],
             "overage": {"status": plan.overage, "inUse": plan.using_overage},
             "source": plan.source,
-            "asOf": _time(plan.as_of),
+            "asOf": iso_time_or_none(plan.as_of),
         },
         "use": {
             "total": _build_sums(report.total),
@@ -75,7 +76,7 @@ def _build_window(window: Window) -> dict[str, Any]:
     return {
         "type": window.type,
         "utilization": window.utilization,
-        "resetsAt": _time(window.resets_at),
+        "resetsAt": iso_time_or_none(window.resets_at),
         "status": window.status,
         "refuses": window.refuses,
     }
@@ -109,7 +110,3 @@ def _parse_day(arguments: Mapping[str, str], name: str) -> date | None:
     except ValueError:
         pass
     raise BadRequest(f"{name} must be a day such as 2026-01-31", param=name)
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else iso_time(seconds)
