@@ -31,8 +31,7 @@ from .core.timing import Timing
 from .demo import DemoApi
 from .monitoring.activity import Activity
 from .monitoring.metrics import Metrics
-from .monitoring.permissions import Kind as PermissionKind
-from .monitoring.permissions import Pending, Permissions
+from .monitoring.permissions import Permissions
 from .monitoring.plan import PlanLimits, PlanQuestion
 from .storage.ledger import Ledger
 from .storage.pruning import Pruner
@@ -122,14 +121,12 @@ class Service:
         self._check_thread = threading.Thread(target=self._run_check, name="cli-check", daemon=True)
         self.fleet = Fleet(limits_of(config), clock, self._poller, timing, self.recycling)
 
-        self.activity = Activity(time.time)
-        self.permissions = Permissions(config.permission_timeout, clock, time.time)
         self.plan_limits = PlanLimits(time.time)
-        self.plan_question = PlanQuestion(self.plan_limits, self.fleet.request_usage, clock)
-        self.metrics = Metrics(Load(self.workers, self.fleet).gauges, self.plan_limits.snapshot, self.models.is_listed)
+        self.plan_question = PlanQuestion(self.plan_limits, self.fleet, clock)
+        self.metrics = Metrics(Load(self.workers, self.fleet), self.plan_limits, self.models)
         self.sinks = notify.build(config)
-        self.permissions.listeners.append(self._note_permission)
-        self.activity.listeners += [self.metrics.take, *self.sinks.listeners]
+        self.activity = Activity(time.time, (self.metrics, *self.sinks.listeners))
+        self.permissions = Permissions(config.permission_timeout, clock, time.time, self.activity)
 
         interval = min(SWEEP_INTERVAL, config.inactivity_timeout / 4, config.permission_timeout / 4)
         self.watchdog = Watchdog(clock, interval, housekeeping=self.permissions.sweep)
@@ -271,14 +268,6 @@ class Service:
         self.fleet.kill_all()
         if self._check is not None:
             self._check.cancel()
-
-    def _note_permission(self, pending: Pending, kind: PermissionKind) -> None:
-        name = pending.id
-        if kind == "asked":
-            about = {"tool": pending.tool, "label": pending.label}
-            self.activity.note(pending.request_id, "permission_asked", permission_id=name, **about)
-        else:
-            self.activity.note(pending.request_id, "permission_decided", permission_id=name, decision=kind)
 
 
 def may_recycle(config: Config) -> bool:

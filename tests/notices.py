@@ -1,20 +1,18 @@
 """Requests and what happens to them, as sinks hear of it: made by a real `Activity` on a clock turned by hand."""
 
-from collections.abc import Callable
 from typing import Any
 
 from claude_proxy.core.errors import ChildSilent, ProxyError
-from claude_proxy.monitoring.activity import Activity, Entry, Kind, Notice
+from claude_proxy.monitoring.activity import Activity, Kind, Listener
 
 AT = 1_700_000_000.0
 
 
 class Requests:
-    """An `Activity` whose notices go to `listener`."""
+    """An `Activity` with these listeners."""
 
-    def __init__(self, listener: Callable[[Entry, Notice], None]) -> None:
-        self.activity = Activity(lambda: AT)
-        self.activity.listeners.append(listener)
+    def __init__(self, *listeners: Listener) -> None:
+        self.activity = Activity(lambda: AT, listeners)
 
     def begin(self, request_id: str = "req_1", session: str = "hdr_chat") -> None:
         """One that runs."""

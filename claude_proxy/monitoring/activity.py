@@ -1,17 +1,18 @@
 """What every request is doing: the running ones and the last that ended, each with what happened to it.
 
-In: notices of a turn, by the id of its request. Out: entries, the notices of one request to whoever watches it, all of
-them to listeners.
-Rules: `note` never waits, and neither does a listener: it may only put a notice into a queue of its own. A notice holds
-no prompt, no answer and no tool's output; of a tool's input it holds the short `label` that the user sees as progress.
+In: notices of turns, by the id of their request. Out: entries, the notices of one request for the routes that watch it,
+all notices for the listeners (metrics, sinks).
+Invariants: `note` never waits, and neither does a listener: it may only put a notice into a queue of its own. A notice
+never holds a prompt, an answer or the output of a tool; of a tool's input it holds the short `label` that the user sees
+as progress.
 """
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..core.errors import ChildSilent, ProxyError, RequestTimedOut
 from ..core.events import Usage
@@ -83,18 +84,28 @@ class Entry:
 @dataclass(slots=True)
 class _Record:
     entry: Entry
-    told: int = 0
+    count: int = 0
     notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=NOTICES_KEPT))
 
 
-Listener = Callable[[Entry, Notice], None]
+class Listener(Protocol):
+    """What is called with every notice, by the thread that noted it."""
+
+    def on_notice(self, entry: Entry, notice: Notice, /) -> None:
+        """Return at once. entry: as it is after the notice."""
 
 
 class Activity:
-    """The requests of this proxy. `clock` gives Unix seconds; `listeners` are set before the first request."""
+    """The requests of this proxy."""
 
-    def __init__(self, clock: Callable[[], float], kept: int = KEPT) -> None:
-        self.listeners: list[Listener] = []
+    def __init__(self, clock: Callable[[], float], listeners: Sequence[Listener] = (), kept: int = KEPT) -> None:
+        """
+        Args:
+            clock: Unix seconds.
+            listeners: called in this order.
+            kept: how many requests that have ended are kept.
+        """
+        self._listeners = tuple(listeners)
         self._clock = clock
         self._kept = kept
         self._changed = threading.Condition()  # guards: _records
@@ -108,7 +119,7 @@ class Activity:
             self._drop_old()
         self.note(request_id, "queued")
 
-    def note(self, request_id: str, kind: Kind, **data: Any) -> None:
+    def note(self, request_id: str, kind: Kind, /, **data: Any) -> None:
         """Something happened to a request; nothing where it is unknown or has ended. `usage` and `total`, Usages that
         may come with any kind, go into the entry only."""
         now = self._clock()
@@ -117,17 +128,17 @@ class Activity:
             record = self._records.get(request_id)
             if record is None or record.entry.ended_at is not None:
                 return
-            notice = Notice(request_id, record.told, kind, now, data)
-            record.told += 1
+            notice = Notice(request_id, record.count, kind, now, data)
+            record.count += 1
             record.notices.append(notice)
             record.entry = entry = replace(_advance(record.entry, notice), **counts)
             if kind == "done":
                 self._drop_old()
             self._changed.notify_all()
-        for listener in self.listeners:
+        for listener in self._listeners:
             try:
-                listener(entry, notice)
-            except Exception:  # a watcher's bug must not become the turn's
+                listener.on_notice(entry, notice)
+            except Exception:  # a bug of a listener must not fail the turn
                 log.exception("A listener failed")
 
     def done(self, request_id: str, error: ProxyError | None, **counts: Usage) -> None:
@@ -161,7 +172,7 @@ class Activity:
 
     def _has_news(self, request_id: str, number: int) -> bool:
         record = self._records.get(request_id)
-        return record is None or record.told > number or record.entry.ended_at is not None
+        return record is None or record.count > number or record.entry.ended_at is not None
 
     def _drop_old(self) -> None:
         ended = [key for key, record in self._records.items() if record.entry.ended_at is not None]

@@ -1,6 +1,6 @@
 """What Prometheus may know: how many requests, how they ended, how long they took, what they used, what waits now.
 
-`Activity` calls `take` with every notice; the route `/metrics` calls `render`.
+`Activity` calls `on_notice` with every notice; the route `/metrics` calls `render`.
 Invariants: counted exactly, from the start on. No label takes a client's own words: a model is named where the API
 answered under that name, or this proxy knows it, and after `MOST_MODELS` names every further one is `other`.
 
@@ -11,7 +11,7 @@ and the client (8 ms). It is loaded by the first scrape instead, see `exposition
 
 import copy
 import threading
-from collections.abc import Callable
+from typing import Protocol
 
 from ..core.events import Usage
 from .activity import Entry, Notice
@@ -25,24 +25,48 @@ FIRST_TOKEN_BOUNDS = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0
 DURATION_BOUNDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
-class Metrics:
-    """The numbers of this run. gauges, plan: asked at every scrape. knows: True for a model that may be named."""
+class Load(Protocol):
+    """How much the proxy has to do."""
 
-    def __init__(
-        self, gauges: Callable[[], Gauges], plan: Callable[[], Snapshot], knows: Callable[[str], bool]
-    ) -> None:
-        self._gauges = gauges
+    def gauges(self) -> Gauges:
+        """As of now."""
+
+
+class Plan(Protocol):
+    """The plan of the account."""
+
+    def snapshot(self) -> Snapshot:
+        """What is known now."""
+
+
+class Models(Protocol):
+    """The models of the account."""
+
+    def is_listed(self, name: str, /) -> bool:
+        """True for a name that may be shown."""
+
+
+class Metrics:
+    """The numbers of this run."""
+
+    def __init__(self, load: Load, plan: Plan, models: Models) -> None:
+        """
+        Args:
+            load, plan: read at every scrape.
+            models: says which names of models may be labels.
+        """
+        self._load = load
         self._plan = plan
-        self._knows = knows
-        self._lock = threading.Lock()  # guards: _models, _counts
-        self._models: set[str] = set()
+        self._models = models
+        self._lock = threading.Lock()  # guards: _labels, _counts
+        self._labels: set[str] = set()
         self._counts = Counts()
 
-    def take(self, entry: Entry, notice: Notice) -> None:
-        """A listener of `Activity`."""
+    def on_notice(self, entry: Entry, notice: Notice, /) -> None:
+        """For `Activity`."""
         # A wall clock can be set back; a sum that falls would be a restart to Prometheus.
         waited = max(0.0, notice.at - entry.created_at)
-        known = entry.first_token_at is not None or self._knows(entry.model)
+        known = entry.first_token_at is not None or self._models.is_listed(entry.model)
         with self._lock:
             counts = self._counts
             if notice.kind == "first_token":
@@ -60,13 +84,13 @@ class Metrics:
 
         with self._lock:
             counts = copy.deepcopy(self._counts)
-        return exposition.render(counts, self._gauges(), self._plan().windows)
+        return exposition.render(counts, self._load.gauges(), self._plan.snapshot().windows)
 
     def _name(self, model: str, known: bool) -> str:
         """The lock must be held."""
-        if model not in self._models and known and len(self._models) < MOST_MODELS:
-            self._models.add(model)
-        return model if model in self._models else OTHER
+        if model not in self._labels and known and len(self._labels) < MOST_MODELS:
+            self._labels.add(model)
+        return model if model in self._labels else OTHER
 
 
 def _tokens_of(usage: Usage) -> tuple[tuple[str, int], ...]:

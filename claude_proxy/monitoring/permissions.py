@@ -1,9 +1,10 @@
-"""What the CLI's agent asks before it uses a tool, until somebody decides, nobody does in time, or the turn is over.
+"""What the CLI's agent asks before it uses a tool, until a person decides, the time is over, or the turn is.
 
-In: questions of turns, decisions of people. Out: each decision, once, to who asked; what is pending, and what happened,
-to whoever watches.
-Rules: an owner sees and decides only its own; of several who decide at once exactly one does; nobody is called with the
-lock held. `always` means this tool with this very input in this session. What is decided keeps no input.
+In: questions of turns, decisions of people. Out: each decision, once, to the turn that asked; what is pending, and what
+happened, for the routes that watch it; notices for `Activity`. The watchdog's thread calls `sweep`.
+Invariants: an owner sees and decides only its own questions; of several decisions at once exactly one counts; the lock
+is never held during a call into another object. `always` means this tool with this very input in this session. The
+input is dropped with the decision.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..core.errors import AlreadyDecided, NotFound, ProxyError
 from ..core.session_key import SessionKey
@@ -32,7 +33,7 @@ Kind = Literal["asked", "allowed", "denied", "expired", "withdrawn"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """message: what the model is told of a denial; never empty then."""
+    """message: what the model reads of a denial; never empty then."""
 
     allow: bool
     message: str = ""
@@ -76,15 +77,29 @@ class _Waiting:
 
 
 Rule = tuple[SessionKey, bytes]
-Listener = Callable[[Pending, Kind], None]
+
+
+class Notices(Protocol):
+    """Where it is noted that a request was asked for a permission, and how that ended."""
+
+    def note(self, request_id: str, kind: Literal["permission_asked", "permission_decided"], /, **data: Any) -> None:
+        """Return at once and never raise. data: see `activity.Notice`."""
 
 
 class Permissions:
-    """The questions of this proxy. `timeout`: seconds that one waits. `clock` is monotonic, `wall_clock` gives Unix
-    seconds. `listeners` are set before the first question; none of them may wait for anything."""
+    """The questions of this proxy."""
 
-    def __init__(self, timeout: float, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
-        self.listeners: list[Listener] = []
+    def __init__(
+        self, timeout: float, clock: Callable[[], float], wall_clock: Callable[[], float], notices: Notices
+    ) -> None:
+        """
+        Args:
+            timeout: seconds that a question waits.
+            clock: monotonic.
+            wall_clock: Unix seconds.
+            notices: of the requests that ask.
+        """
+        self._notices = notices
         self._timeout = timeout
         self._clock = clock
         self._wall_clock = wall_clock
@@ -106,10 +121,13 @@ class Permissions:
         label: str,
         decide: Callable[[Decision], None],
     ) -> str:
-        """A question; returns its id, `perm_` and 32 hex digits.
+        """A question; returns its id, `perm_` and 32 hex digits. Raises what `decide` raises at once.
 
-        decide: called once, by whichever thread, unless the question is withdrawn; at once where `always` was said.
-        What it raises then, is raised here.
+        Args:
+            request_id, session: who asks.
+            tool, input: what it wants to do.
+            label: the same as a person reads it.
+            decide: called once, by any thread, unless the question is withdrawn; at once where the user said `always`.
         """
         now = self._wall_clock()
         name = f"perm_{uuid.uuid4().hex}"
@@ -123,17 +141,23 @@ class Permissions:
         if is_ruled:
             decide(Decision(True))
             return name
-        # Told before anybody can decide it: no listener hears of the end first.
-        self._tell(pending, "asked")
+        # Noted before it can be decided, so that its end is never noted first.
+        about = {"tool": tool, "label": label}
+        self._notices.note(request_id, "permission_asked", permission_id=name, **about)
         with self._changed:
             self._waiting[name] = _Waiting(pending, self._clock() + self._timeout, decide)
             self._note(pending, "asked")
         return name
 
     def decide(self, owner: str, permission_id: str, decision: Choice, message: str = "") -> Pending:
-        """Decide one, for good. message: what the model is told of a denial.
+        """Decide one, for good. Raises NotFound, AlreadyDecided, and what `decide` of `ask` raises: the CLI may have
+        ended meanwhile.
 
-        Raises NotFound, AlreadyDecided, and what `decide` of `ask` raises: the CLI may have ended meanwhile.
+        Args:
+            owner: of the API key that decides.
+            permission_id: as `ask` returned it.
+            decision: `always` also allows the same use in this session from now on.
+            message: what the model reads of a denial.
         """
         with self._changed:
             waiting = self._waiting.get(permission_id)
@@ -157,18 +181,18 @@ class Permissions:
             due = [waiting for waiting in self._waiting.values() if now >= waiting.deadline]
             for waiting in due:
                 self._take(waiting)
-        message = f"Nobody decided within {self._timeout:g} s whether this tool may be used, so it was denied."
+        message = f"The user did not decide within {self._timeout:g} s whether this tool may be used: it was denied."
         for waiting in due:
             try:
                 self._settle(waiting, Decision(False, message), "expired")
-            except Exception as error:  # a turn that cannot be told must not cost all others their deadlines
+            except Exception as error:  # the failure of one turn must not cost all others their deadlines
                 is_bug = not isinstance(error, ProxyError)
-                log.warning("%s could not be told that nobody decided", waiting.pending.request_id, exc_info=is_bug)
+                log.warning("%s did not get the denial of its tool", waiting.pending.request_id, exc_info=is_bug)
         return len(due)
 
     def withdraw(self, request_id: str) -> None:
-        """The turn is over: whatever it asked is not decided any more. A decision that is just being told may still be
-        on its way."""
+        """The turn is over: what it asked cannot be decided any more. A decision that is being delivered just now may
+        still arrive."""
         self._drop(lambda pending: pending.request_id == request_id)
 
     def cancel(self, permission_id: str) -> None:
@@ -176,7 +200,7 @@ class Permissions:
         self._drop(lambda pending: pending.id == permission_id)
 
     def forget_session(self, session: SessionKey) -> None:
-        """What was always to be allowed in this session is asked again."""
+        """Ask again for what the user had always allowed in this session."""
         with self._changed:
             for rule in [rule for rule in self._rules if rule[0] == session]:
                 del self._rules[rule]
@@ -203,7 +227,7 @@ class Permissions:
             return news(), self._closed
 
     def close(self) -> None:
-        """No turn is left that could ask: who waits for events waits no longer."""
+        """No turn is left that could ask: end every wait for events."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -215,10 +239,10 @@ class Permissions:
                 self._take(waiting)
                 self._note(waiting.pending, "withdrawn")
         for waiting in dropped:
-            self._tell(waiting.pending, "withdrawn")
+            self._note_end(waiting.pending, "withdrawn")
 
     def _take(self, waiting: _Waiting) -> None:
-        """From here on nobody else decides it. Called with the lock held."""
+        """From here on no other thread can decide it. Called with the lock held."""
         del self._waiting[waiting.pending.id]
         self._remember(waiting.pending)
 
@@ -231,11 +255,11 @@ class Permissions:
     def _missing(self, owner: str, permission_id: str) -> ProxyError:
         """Called with the lock held."""
         if self._decided.get(permission_id) == owner:
-            return AlreadyDecided("This permission request is decided already, or nobody waits for it any more")
+            return AlreadyDecided("This permission request was already decided, or its turn has ended")
         return NotFound(f"There is no permission request {permission_id[:80]!r}")
 
     def _settle(self, waiting: _Waiting, decision: Decision, kind: Kind) -> None:
-        """Tell who asked, then who watches: an answer that reached nobody was none."""
+        """Deliver the decision, then note it: one that did not reach the turn is noted as withdrawn."""
         try:
             waiting.decide(decision)
         except BaseException:
@@ -244,7 +268,7 @@ class Permissions:
         finally:
             with self._changed:
                 self._note(waiting.pending, kind)
-            self._tell(waiting.pending, kind)
+            self._note_end(waiting.pending, kind)
 
     def _note(self, pending: Pending, kind: Kind) -> None:
         """Called with the lock held."""
@@ -257,12 +281,8 @@ class Permissions:
         self._count += 1
         self._changed.notify_all()
 
-    def _tell(self, pending: Pending, kind: Kind) -> None:
-        for listener in self.listeners:
-            try:
-                listener(pending, kind)
-            except Exception:  # a watcher's bug must not become the turn's
-                log.exception("A listener failed")
+    def _note_end(self, pending: Pending, kind: Kind) -> None:
+        self._notices.note(pending.request_id, "permission_decided", permission_id=pending.id, decision=kind)
 
 
 def _make_rule(pending: Pending) -> Rule:

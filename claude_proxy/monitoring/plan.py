@@ -1,10 +1,10 @@
-"""The plan's windows, as the CLI tells of them: which are nearly used up, which refuse, and until when.
+"""The plan's windows, as the CLI reports them: which are nearly used up, which refuse, and until when.
 
 In: `rate_limit_event`s of turns, the CLI's answers to `get_usage`. Out: a refusal before a child is asked, a warning
-for a header, a snapshot.
-Rules: only the state of a whole answer refuses, a window's own `rejected` does not, nor does one that paid use goes on
-beyond; what the API named no end of is not remembered. Nothing is remembered beyond a restart: whoever has changed the
-plan or the login can have it asked anew.
+for a header, a snapshot for `/v1/usage` and the metrics.
+Invariants: only the state of a whole answer refuses; a window's own `rejected` does not, nor does one beyond which paid
+use continues. A refusal without an end is not remembered. A restart forgets everything, so that a changed plan or login
+counts at once.
 """
 
 import logging
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..claude.wire.protocol import RateLimitInfo
 from ..core.errors import PlanLimitReached
@@ -37,7 +37,7 @@ Source = Literal["rate_limit_event", "get_usage"]
 @dataclass(frozen=True, slots=True)
 class Window:
     """One window. status: allowed, allowed_warning, rejected, or None where only its use is known. utilization: 0 to 1,
-    more where paid use goes on. resets_at, noted_at: Unix seconds. refuses: requests are refused until it is reset."""
+    more where paid use goes on. resets_at, noted_at: Unix seconds. refuses: requests are refused until it resets."""
 
     type: str
     status: str | None = None
@@ -56,8 +56,8 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is known now. windows: by type, those that have not been reset since. overage: whether paid use beyond the
-    plan is allowed, by the API's word; None where it said nothing. subscription: the plan's name, if the CLI told it.
-    source, as_of: what told last, and when."""
+    plan is allowed, by the API's word; None where it said nothing. subscription: the plan's name, if the CLI knows it.
+    source, as_of: of the last report."""
 
     windows: tuple[Window, ...]
     overage: str | None
@@ -89,23 +89,23 @@ class PlanLimits:
         # As the CLI itself tells a refusal from an answer that is paid for.
         paid = bool(info.is_using_overage or (info.overage_in_use and info.rate_limit_type != "overage"))
         refused = rejected and not paid
-        told = info.all_windows()
+        reported = info.all_windows()
         kind = info.rate_limit_type or ("plan" if rejected else None)
         with self._lock:
             before = self._current(now)
-            for name, one in told.items():
-                self._take(Window(name, one.status, one.utilization, one.resets_at, now), refused)
+            for name, one in reported.items():
+                self._merge(Window(name, one.status, one.utilization, one.resets_at, now), refused)
             if kind is not None:
-                self._take(Window(kind, info.status, info.utilization, info.resets_at, now, refused), refused)
+                self._merge(Window(kind, info.status, info.utilization, info.resets_at, now, refused), refused)
             elif info.status == "allowed":
                 self._clear(lambda window: family_of_window(window.type) is None)
             self._overage, self._using_overage = info.overage_status or self._overage, paid
             self._source, self._as_of = "rate_limit_event", now
             after = self._current(now)
-        self._tell(before, after)
+        self._log_changes(before, after)
 
     def note_usage(self, answer: Mapping[str, Any]) -> None:
-        """The CLI's answer to `get_usage` (`SDKControlGetUsageResponse`): it tells how much is used, not what is
+        """The CLI's answer to `get_usage` (`SDKControlGetUsageResponse`): it says how much is used, not what is
         refused; but a window that refuses and is far from used up belongs to a plan that was changed.
 
         Its `rate_limits` are None without a plan, and where the API could not be reached.
@@ -124,7 +124,7 @@ class PlanLimits:
                     self._windows[name] = _with_usage(before.get(name, Window(name)), used, reset, now)
             self._source, self._as_of = "get_usage", now
             after = self._current(now)
-        self._tell(before, after)
+        self._log_changes(before, after)
 
     def check(self, model: str) -> PlanLimitReached | None:
         """Why a request for this model is refused now; `retry_after` are the seconds until that window is reset."""
@@ -137,14 +137,14 @@ class PlanLimits:
             return None
         longest = max(refusing, key=lambda window: window.resets_at or now)
         return PlanLimitReached(
-            f"The plan's {longest.words} is reached; nothing is taken until it is reset",
+            f"The plan's {longest.words} is reached. Requests are refused until it resets",
             retry_after=max(1.0, (longest.resets_at or now) - now),
         )
 
     def warning(self, model: str = "") -> str | None:
         """For a header: `five_hour 91% until 2026-01-31T15:00:00Z`, more of them after `; `; None without any.
 
-        model: whose windows are told of; all of them without it. A window that paid use goes on beyond is one, too.
+        model: whose windows are meant; all of them without it. A window beyond which paid use continues is one, too.
         """
         warned = [
             _describe(one)
@@ -162,10 +162,10 @@ class PlanLimits:
                 *(windows, self._overage, self._using_overage, self._subscription, self._source, self._as_of)
             )
 
-    def _take(self, window: Window, refused: bool) -> None:
-        """Put what was told in the place of what was known, and keep what it leaves open. The lock must be held.
+    def _merge(self, window: Window, refused: bool) -> None:
+        """Replace what was known by what was reported, and keep what the report leaves open. The lock must be held.
 
-        refused: the request was; else no window refuses that is told of here.
+        refused: whether the request was; if it was not, no window in its report refuses.
         """
         known = self._windows.get(window.type)
         if known is not None:
@@ -194,45 +194,52 @@ class PlanLimits:
         }
         return dict(self._windows)
 
-    def _tell(self, before: Mapping[str, Window], after: Mapping[str, Window]) -> None:
+    def _log_changes(self, before: Mapping[str, Window], after: Mapping[str, Window]) -> None:
         """A line for each change of state."""
         for name in sorted({*before, *after}):
             old, new = before.get(name, Window(name)), after.get(name, Window(name))
             if _state(old) != _state(new):
-                level, words = _SAID[_state(new)]
+                level, words = _CHANGES[_state(new)]
                 log.log(level, "The plan's %s %s: %s", new.words, words, _describe(new))
 
 
+class IdleChildren(Protocol):
+    """The children that no turn has."""
+
+    def request_usage(self, take: Callable[[Mapping[str, Any] | None], None], /) -> bool:
+        """Ask one of them how much of the plan is used; False where there is none.
+
+        take: called with the answer, or with None, later and by another thread, or never.
+        """
+
+
 class PlanQuestion:
-    """Asks the CLI how much of the plan is used, at most once in `ASK_INTERVAL` seconds, of everybody together.
+    """Asks the CLI how much of the plan is used: at most once in `ASK_INTERVAL` seconds, for all clients together."""
 
-    ask: has an idle child asked; its argument is given the answer, or None, later and by another thread, or never.
-    False where there is no child to ask. clock: monotonic.
-    """
-
-    def __init__(
-        self,
-        limits: PlanLimits,
-        ask: Callable[[Callable[[Mapping[str, Any] | None], None]], bool],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, limits: PlanLimits, children: IdleChildren, clock: Callable[[], float]) -> None:
+        """
+        Args:
+            limits: learn the answer.
+            children: one of them is asked.
+            clock: monotonic.
+        """
         self._limits = limits
-        self._ask = ask
+        self._children = children
         self._clock = clock
         self._lock = threading.Lock()  # guards: _asked_at, _answered
         self._asked_at = float("-inf")
         self._answered = threading.Event()
 
     def refresh(self, timeout: float = ANSWER_TIMEOUT) -> bool:
-        """Have the limits brought up to date; True once the CLI has answered, and while that is new enough. Waits until
-        `timeout` seconds after the question; a failure is told by False alone."""
+        """Bring the limits up to date; True once the CLI has answered, and while its answer is new enough. Waits until
+        `timeout` seconds after the question; False for every failure."""
         now = self._clock()
         with self._lock:
             is_due = now - self._asked_at >= ASK_INTERVAL
             if is_due:
                 self._asked_at, self._answered = now, threading.Event()
             asked_at, answered = self._asked_at, self._answered
-        if is_due and not self._ask(lambda answer: self._take(answer, answered)):
+        if is_due and not self._children.request_usage(lambda answer: self._take(answer, answered)):
             with self._lock:
                 self._asked_at = float("-inf")
             return False
@@ -244,10 +251,10 @@ class PlanQuestion:
         answered.set()
 
 
-_SAID = {
+_CHANGES = {
     "allowed": (logging.INFO, "is free"),
     "allowed_warning": (logging.WARNING, "is nearly reached"),
-    "exceeded": (logging.WARNING, "is exceeded, and requests go on"),
+    "exceeded": (logging.WARNING, "is exceeded; requests are still served"),
     "rejected": (logging.WARNING, "is reached"),
 }
 

@@ -1,7 +1,8 @@
-"""Where progress is told besides the client: a Telegram chat, a webhook.
+"""Where progress is shown besides the client: a Telegram chat, a webhook.
 
-In: settings; every notice of `activity`, through `listeners`. Out: messages and deliveries, each sink in its thread.
-Rule: a sink may be slow, down or wrong for as long as it likes; a turn never waits for it and never fails with it.
+In: settings; every notice of `Activity`, through `listeners`. Out: messages and deliveries, each sink in its thread.
+The service starts and stops them.
+Invariant: a sink may be slow, down or wrong for as long as it likes; a turn never waits for it and never fails with it.
 """
 
 from collections.abc import Sequence
@@ -16,22 +17,22 @@ STOP_TIMEOUT = 2.0
 
 
 class Sinks:
-    """All sinks that are configured; without any of them nothing here does anything."""
+    """All sinks that are configured, which may be none."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = tuple(sinks)
 
     @property
-    def listeners(self) -> list[Listener]:
-        """What must hear of every notice."""
-        return [sink.listen for sink in self._sinks]
+    def listeners(self) -> tuple[Listener, ...]:
+        """For `Activity`."""
+        return self._sinks
 
     def start(self) -> None:
         for sink in self._sinks:
             sink.start()
 
     def stop(self) -> None:
-        """Let the sinks tell what they still have to tell, side by side, for a short time; then end them."""
+        """Let all sinks deliver what waits, at the same time and for a short time; then end them."""
         for sink in self._sinks:
             sink.close(STOP_TIMEOUT)
         for sink in self._sinks:
@@ -41,7 +42,7 @@ class Sinks:
 def build(config: Config) -> Sinks:
     """The sinks that the settings ask for, not started yet."""
     sinks: list[Sink] = []
-    # Imported only when asked for: the HTTP client behind them would cost every start time, and memory for good.
+    # Imported where they are needed: their HTTP client would cost every proxy time at the start, and memory.
     if config.telegram_bot_token and config.telegram_notify_id:
         from .telegram import Telegram
 

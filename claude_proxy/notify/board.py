@@ -1,9 +1,9 @@
 """What a Telegram chat should show, what it shows, and the next call that brings the two together. Pure.
 
-In: notices, outcomes of calls, each with the time. Out: one call at a time, and when the next is due.
-Rules: only the newest state of a message is ever sent, so that whatever delays a call costs edits, not memory. A
-message is edited at most every three seconds, sent at most once, and deleted when it has nothing to say any more. While
-the server wants peace (429) nothing is sent. A message that the server refuses is given up.
+In: notices, outcomes of calls, each with the time, from `Telegram`. Out: one call at a time, and when the next is due.
+Invariants: only the newest state of a message is ever sent, so that a delay costs edits, not memory. A message is
+edited at most every three seconds, sent at most once, and deleted when it has nothing left to say. While Telegram
+rate-limits (429) nothing is sent. A message that the server refuses is given up.
 """
 
 from collections import OrderedDict, deque
@@ -38,9 +38,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a call.
+    """The outcome of a call.
 
-    status: 200 for success, 0 where no answer came; `is_unclear`: it may have been received all the same.
+    status: 200 for success, 0 where no answer came; `may_have_arrived`: the server may have received it all the same.
     message_id: of the message that was sent. retry_after: seconds, with 429. is_same: the text was there already.
     """
 
@@ -48,7 +48,7 @@ class Outcome:
     message_id: int | None = None
     retry_after: float | None = None
     is_same: bool = False
-    is_unclear: bool = False
+    may_have_arrived: bool = False
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class _Message:
 
 @dataclass(slots=True)
 class _Request:
-    """The tools of a request that runs; keys: of the messages that go with it."""
+    """The tools of a request that runs; keys: of the messages that end with it."""
 
     tools: deque[texts.Tool] = field(default_factory=lambda: deque(maxlen=texts.TOOLS_SHOWN))
     count: int = 0
@@ -110,18 +110,18 @@ class Board:
                 self._note_end(now, entry, notice)
 
     def close(self) -> None:
-        """Everything that says what goes on now must go; what was to be kept may still be sent."""
+        """Delete the messages about what runs now; those that are to be kept may still be sent."""
         for key, message in list(self._messages.items()):
             if not message.is_kept:
                 self._clear(key)
 
     def due(self) -> float:
-        """When the next call is due; infinite while everything is as it should be."""
+        """When the next call is due; infinite while the chat shows what it should."""
         times = [message.due for message in self._messages.values() if message.is_ready]
         return max(self._paused_until, min(times)) if times else inf
 
     def next_call(self, now: float) -> Call | None:
-        """The call to make now. Its outcome must be told before the next one is asked for."""
+        """The call to make now; `settle` must be called with its outcome before the next one."""
         ready = [item for item in self._messages.items() if item[1].is_ready and item[1].due <= now]
         if not ready or now < self._paused_until:
             return None
@@ -134,7 +134,7 @@ class Board:
         return Call("sendMessage", {**text, "disable_notification": message.is_quiet}, key)
 
     def settle(self, now: float, call: Call, outcome: Outcome) -> None:
-        """What came of the last call."""
+        """Note the outcome of the last call."""
         if outcome.status == 429:
             wait = DEFAULT_RETRY_AFTER if outcome.retry_after is None else outcome.retry_after
             self._paused_until = now + wait
@@ -145,7 +145,7 @@ class Board:
             if outcome.status == 200 or outcome.is_same:
                 self._settle_success(now, call, outcome)
             else:
-                # Refused: the same would be refused again, and the chat itself may be closed to us.
+                # Refused: so would be the same call again, and the bot may have been removed from the chat.
                 self._give_up(call.key)
                 self._paused_until = now + REFUSED_PAUSE if outcome.status in (401, 403, 404) else -inf
 
@@ -162,10 +162,10 @@ class Board:
                 self._give_up(call.key)
 
     def _settle_failure(self, now: float, call: Call, outcome: Outcome) -> None:
-        """Try again later, but never send twice: nobody could delete the first one."""
+        """Try again later, but never send twice: without its id the first message could not be deleted."""
         self._failures += 1
         self._paused_until = now + min(LONGEST_BACKOFF, 2.0 ** min(self._failures, 10))
-        if call.method == "sendMessage" and outcome.is_unclear:
+        if call.method == "sendMessage" and outcome.may_have_arrived:
             self._give_up(call.key)
 
     def _note_tool(self, now: float, entry: Entry, notice: Notice) -> None:
@@ -209,7 +209,7 @@ class Board:
     def _request(self, request_id: str) -> _Request:
         if request_id not in self._requests:
             self._requests[request_id] = _Request()
-            # One whose end was dropped from the queue would stay for ever.
+            # The end of a request may have been dropped from the queue; without a bound it would stay for ever.
             for oldest in _surplus(self._requests, REQUESTS_KEPT):
                 for key in self._requests.pop(oldest).keys:
                     self._clear(key)
@@ -229,7 +229,7 @@ class Board:
             self._messages[key].wanted = text
 
     def _clear(self, key: str) -> None:
-        """No such message any more: at once where it was not sent, else as soon as it can be deleted."""
+        """Remove a message: at once where it was not sent, else as soon as it can be deleted."""
         message = self._messages.get(key)
         if message is not None and message.id is None:
             del self._messages[key]
@@ -237,7 +237,7 @@ class Board:
             message.wanted, message.due = None, -inf
 
     def _give_up(self, key: str) -> None:
-        """It stays known until its request ends, so that it is not sent anew."""
+        """It stays known until its request ends, so that it is not sent again."""
         message = self._messages[key]
         message.is_given_up, message.id = True, None
         if message.is_kept or message.wanted is None:

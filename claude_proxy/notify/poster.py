@@ -1,14 +1,15 @@
-"""One HTTP client for a sink: a POST, and what came of it.
+"""One HTTP client for a sink: a POST and its outcome.
 
-In: URL, headers, body. Out: a `Reply`, never an exception.
-Rules: what must not be known (a token in the path, a password in the URL) is known to nobody but the session: texts of
-exceptions are dropped here, and urllib3, which logs paths, is not heard. Redirects are not followed: a signed body goes
-where it was meant to go. Proxies of the environment are used, as curl does, but not to reach loopback.
+In: URL, headers, body. Out: a `Reply`, never an exception. Each sink has one, in its own thread.
+Invariants: a secret (a token in the path, a password in the URL) does not leave the session: texts of exceptions are
+dropped here, and the log of urllib3, which holds paths, is off. Redirects are not followed, so that a signed body
+arrives only where it was addressed to. Proxies of the environment are used, as by curl, but not to reach loopback.
 """
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
@@ -22,17 +23,17 @@ LONGEST_ANSWER = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a POST.
+    """The outcome of a POST.
 
-    status: 0 where no answer came; `failure` is then the kind of failure, in a word, and `is_unclear` is set where the
-    request may have been received all the same. retry_after: that header as it came.
+    status: 0 where no answer came; `failure` is then the kind of failure, in a word, and `may_have_arrived` is set
+    where the server may have received the request all the same. retry_after: that header as it came.
     """
 
     status: int
     body: bytes = field(default=b"", repr=False)
     retry_after: str = ""
     failure: str = ""
-    is_unclear: bool = False
+    may_have_arrived: bool = False
 
     @property
     def has_succeeded(self) -> bool:
@@ -45,6 +46,16 @@ class Reply:
 
     def __str__(self) -> str:
         return f"answered {self.status}" if self.status else f"could not be reached ({self.failure})"
+
+
+class Posts(Protocol):
+    """What sends a sink's POSTs."""
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> Reply:
+        """Send one; never raises."""
+
+    def close(self) -> None:
+        """Close its connections."""
 
 
 class Poster:
@@ -68,8 +79,8 @@ class Poster:
             response = self._session.post(
                 *(url, body), headers=dict(headers), timeout=timeout, allow_redirects=False, stream=True
             )
-        except Exception as error:  # of three libraries' trees; each text may hold the URL, the kind does not
-            return Reply(0, failure=type(error).__name__, is_unclear=isinstance(error, requests.ReadTimeout))
+        except Exception as error:  # of three libraries; the text of each may hold the URL, its class does not
+            return Reply(0, failure=type(error).__name__, may_have_arrived=isinstance(error, requests.ReadTimeout))
         with response:
             return Reply(response.status_code, _read(response), response.headers.get("Retry-After", ""))
 
@@ -84,7 +95,7 @@ def without_login(url: str) -> str:
 
 
 def _silence_library() -> None:
-    """urllib3 has a line with the path in it at every level, whoever sets which. Nobody else here uses it."""
+    """urllib3 logs the path at every level. No other part of the proxy uses it."""
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "urllib3":
             logging.getLogger(name).disabled = True
@@ -98,5 +109,5 @@ def _read(response: requests.Response) -> bytes:
     """The beginning of the body; nothing where it does not come."""
     try:
         return bytes(response.raw.read(LONGEST_ANSWER))
-    except Exception:  # of urllib3, whose texts may hold the URL; the status has come, and says the most
+    except Exception:  # of urllib3, whose texts may hold the URL; the status is there, and says the most
         return b""

@@ -1,8 +1,8 @@
 """What sinks share: a bounded queue of notices, the thread that takes from it, an end with a deadline.
 
-In: notices, by whichever thread. Out: the same, in the order in which they came, to the sink's own thread.
-Rules: `listen` never waits: when the queue is full the oldest notice goes, which is told once and counted. What a sink
-complains of is logged once a minute, and never with the text of a library's exception: that may hold a secret URL.
+In: notices, from any thread, by `Activity`. Out: the same, in their order, in the sink's own thread.
+Invariants: `on_notice` never waits: a full queue drops its oldest notice, which is logged once and counted. A failing
+sink is logged once a minute, and never with the text of a library's exception: that may hold a secret URL.
 """
 
 import logging
@@ -18,7 +18,7 @@ from ..monitoring.activity import Entry, Notice
 log = logging.getLogger(__name__)
 
 WAITING = 1000
-COMPLAINT_INTERVAL = 60.0
+WARNING_INTERVAL = 60.0
 
 Clock = Callable[[], float]
 
@@ -42,19 +42,19 @@ class Sink:
         self._waiting: deque[Item] = deque()
         self._deadline = inf
         self.dropped = 0
-        self._complained = -inf  # of the thread alone
+        self._warned_at = -inf  # only the thread uses it
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def run(self) -> None:
-        """The thread's work: `tell_next` until the sink is closed."""
+        """The thread's work: `deliver_next` until the sink is closed."""
         raise NotImplementedError
 
-    def tell(self, item: Item) -> None:
-        """One notice, in the thread."""
+    def deliver(self, item: Item) -> None:
+        """Pass on one notice; called in the thread."""
         raise NotImplementedError
 
-    def listen(self, entry: Entry, notice: Notice) -> None:
-        """Take note of a notice, and return at once; nothing is taken any more once the sink is closed."""
+    def on_notice(self, entry: Entry, notice: Notice, /) -> None:
+        """Queue a notice and return at once; a closed sink ignores it."""
         with self._changed:
             if self._deadline < inf:
                 return
@@ -66,13 +66,13 @@ class Sink:
             self._waiting.append(Item(self._clock(), entry, notice))
             self._changed.notify_all()
         if is_first:
-            log.warning("%s does not keep up: of the notices that wait for it the oldest are dropped", self.name)
+            log.warning("%s does not keep up: the oldest of the notices that wait for it are dropped", self.name)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self, grace: float) -> None:
-        """Take no more notices; what waits may still be told, for `grace` seconds. Does not wait."""
+        """Take no more notices; deliver what waits for up to `grace` seconds. Returns at once."""
         with self._changed:
             self._deadline = min(self._deadline, self._clock() + grace)
             self._changed.notify_all()
@@ -93,8 +93,8 @@ class Sink:
         with self._changed:
             return max(0.0, self._deadline - self._clock())
 
-    def tell_next(self, timeout: float = inf, limit: int = WAITING) -> bool:
-        """Tell up to `limit` notices, oldest first; waits up to `timeout` seconds for the first.
+    def deliver_next(self, timeout: float = inf, limit: int = WAITING) -> bool:
+        """Deliver up to `limit` notices, oldest first; waits up to `timeout` seconds for the first.
 
         False when none came, and at the end: closed, and nothing left or no time left.
         """
@@ -106,8 +106,8 @@ class Sink:
             items = [] if is_over else [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
         for item in items:
             try:
-                self.tell(item)
-            except Exception:  # our own bug; it must not cost the other notices
+                self.deliver(item)
+            except Exception:  # a bug of ours must not cost the other notices
                 log.exception("%s failed over a notice", self.name)
         return bool(items)
 
@@ -116,11 +116,11 @@ class Sink:
         with self._changed:
             return not self._changed.wait_for(lambda: self._deadline < inf, seconds)
 
-    def complain(self, message: str, *args: object) -> None:
-        """Tell of a failure, but not of each one: a sink that is down fails every time. Of the thread alone."""
+    def warn_throttled(self, message: str, *args: object) -> None:
+        """Log a failure, but not each one: a sink that is down fails every time. Only the sink's thread may call it."""
         now = self._clock()
-        if now - self._complained >= COMPLAINT_INTERVAL:
-            self._complained = now
+        if now - self._warned_at >= WARNING_INTERVAL:
+            self._warned_at = now
             log.warning(message, *args)
 
     def _run(self) -> None:
@@ -128,4 +128,4 @@ class Sink:
         with self._changed:
             lost = len(self._waiting) + self.dropped
         if lost:
-            log.warning("%s was not told of %d notices", self.name, lost)
+            log.warning("%s: %d notices were not delivered", self.name, lost)

@@ -1,8 +1,8 @@
-"""A Telegram chat that is told which tools run, what needs a decision, what was killed, and how near a limit is.
+"""A Telegram chat that shows which tools run, what needs a decision, what was killed, and how near a limit is.
 
 In: notices. Out: calls of the Bot API, https://core.telegram.org/bots/api: messages of plain text to one chat.
-Rules: the token is a part of every URL, so that no URL leaves this module but to the `Poster`. At the end the messages
-that say what goes on are deleted, as far as the time allows.
+Invariants: the token is a part of every URL, so that only the `Poster` sees a URL. At the end the messages about
+running requests are deleted, as far as the time allows.
 """
 
 import json
@@ -19,7 +19,7 @@ from .sink import Clock, Item, Sink
 TIMEOUT = 5.0
 SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER = 1.0, 86400.0
 
-TOLD: frozenset[Kind] = frozenset(
+SHOWN: frozenset[Kind] = frozenset(
     ("tool_started", "tool_ended", "permission_asked", "permission_decided", "rate_limit", "done")
 )
 
@@ -48,22 +48,22 @@ class Telegram(Sink):
         self._board = Board()
         self._poster = Poster(api_base)
 
-    def listen(self, entry: Entry, notice: Notice) -> None:
-        if notice.kind in TOLD:
-            super().listen(entry, notice)
+    def on_notice(self, entry: Entry, notice: Notice, /) -> None:
+        if notice.kind in SHOWN:
+            super().on_notice(entry, notice)
 
     def run(self) -> None:
         while not self.is_closing:
-            self.tell_next(self._board.due() - self._clock())
+            self.deliver_next(self._board.due() - self._clock())
             if not self.is_closing:
                 self._make_call(TIMEOUT)
-        self.tell_next(0.0)
+        self.deliver_next(0.0)
         self._board.close()
         while (left := self.time_left) > 0 and self._make_call(min(TIMEOUT, left)):
             pass
         self._poster.close()
 
-    def tell(self, item: Item) -> None:
+    def deliver(self, item: Item) -> None:
         self._board.note(*item)
 
     def _make_call(self, timeout: float) -> bool:
@@ -76,14 +76,15 @@ class Telegram(Sink):
         answer = parse_answer(reply.body)
         outcome = parse_outcome(reply, answer)
         if outcome.status != 200 and not outcome.is_same:
-            self._complain_of(call, reply, answer)
+            self._warn_of(call, reply, answer)
         self._board.settle(self._clock(), call, outcome)
         return True
 
-    def _complain_of(self, call: Call, reply: Reply, answer: _Answer) -> None:
-        """What Telegram says helps: `chat not found`. Cut, in one line, and without the token, whoever answered."""
+    def _warn_of(self, call: Call, reply: Reply, answer: _Answer) -> None:
+        """Telegram's own words help: `chat not found`. Cut, in one line, and without the token, in case it is
+        echoed."""
         said = " ".join(answer.description.replace(self._token, "…").split())[:200]
-        self.complain("Telegram %s to %s%s", reply, call.method, f": {said}" if said else "")
+        self.warn_throttled("Telegram %s to %s%s", reply, call.method, f": {said}" if said else "")
 
 
 def parse_outcome(reply: Reply, answer: _Answer) -> Outcome:
@@ -99,12 +100,12 @@ def parse_outcome(reply: Reply, answer: _Answer) -> Outcome:
         message_id if isinstance(message_id, int) else None,
         retry_after,
         is_same=reply.status == 400 and "message is not modified" in answer.description,
-        is_unclear=reply.is_unclear,
+        may_have_arrived=reply.may_have_arrived,
     )
 
 
 def parse_answer(body: bytes) -> _Answer:
-    """An answer without content for what is none: not every server on the way speaks JSON."""
+    """An answer without content for what is not JSON: a server on the way may have sent it."""
     try:
         return msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, ValueError):

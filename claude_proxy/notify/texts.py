@@ -56,7 +56,7 @@ def build_silence(entry: Entry, tools: Sequence[Tool]) -> str:
 
 
 def build_limit(data: Mapping[str, Any]) -> str:
-    """data: of a notice `rate_limit` that is worth telling."""
+    """data: of a notice `rate_limit` that is worth a message."""
     window = f"Plan limit{' ' + _one_line(data['type']) if data['type'] else ''}"
     used = f"{data['utilization']:.0%} used" if data["utilization"] is not None else "nearly used up"
     state = "reached" if data["status"] == "rejected" else used

@@ -1,8 +1,8 @@
-"""Every notice as a JSON POST to one URL, signed, in order, tried again where that may help.
+"""Every notice as a JSON POST to one URL, signed, in order, retried where that may help.
 
-In: notices. Out: POSTs, one at a time. Rules: a delivery has one id for all its tries; what was refused (4xx) or
-redirected is not tried again; a signature covers the time of the try and the body. Neither the secret nor the URL is
-logged: both may let others in.
+In: notices. Out: POSTs, one at a time. Invariants: all tries of a delivery have one id; a refusal (4xx) or a redirect
+is not retried; a signature covers the time of the try and the body. Neither the secret nor the URL is logged: both may
+give access.
 """
 
 import hashlib
@@ -10,13 +10,12 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ..core.times import iso_time
 from ..monitoring.activity import Entry, Notice
-from .poster import Poster, Reply, without_login
+from .poster import Poster, Posts, Reply, without_login
 from .sink import Clock, Item, Sink
 
 TIMEOUT = 5.0
@@ -25,8 +24,7 @@ LONGEST_RETRY_AFTER = 60.0
 
 
 class Webhook(Sink):
-    """A receiver of notices. secret: empty for deliveries without signature. `wall_clock` gives Unix seconds; `wait`
-    waits that many seconds and says whether to go on."""
+    """A receiver of notices."""
 
     def __init__(
         self,
@@ -35,31 +33,38 @@ class Webhook(Sink):
         *,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
-        wait: Callable[[float], bool] | None = None,
+        poster: Posts | None = None,
     ) -> None:
+        """
+        Args:
+            url: where to; its user and password become HTTP basic authentication.
+            secret: signs the deliveries; empty for none.
+            clock: monotonic.
+            wall_clock: Unix seconds.
+            poster: sends the POSTs; None for one of its own.
+        """
         super().__init__("webhook", clock)
         self._url = without_login(url)
         self._secret = secret.encode()
         self._wall_clock = wall_clock
-        self._wait = wait or self.pause
-        self._poster = Poster(url)
+        self._poster = poster or Poster(url)
 
     def run(self) -> None:
-        while self.tell_next(limit=1):
+        while self.deliver_next(limit=1):
             pass
         self._poster.close()
 
-    def tell(self, item: Item) -> None:
-        """Post one notice, up to four times; what fails then is given up."""
+    def deliver(self, item: Item) -> None:
+        """Post one notice, up to four times; then it is lost."""
         delivery = f"evt_{uuid.uuid4().hex}"
         body = json.dumps(build_body(delivery, item.entry, item.notice)).encode()
         reply = self._post(delivery, body)
         for backoff in BACKOFFS:
-            if not reply.is_transient or not self._wait(read_wait(reply, backoff, self._wall_clock())):
+            if not reply.is_transient or not self.pause(read_wait(reply, backoff, self._wall_clock())):
                 break
             reply = self._post(delivery, body)
         if not reply.has_succeeded:
-            self.complain("The webhook %s; notices get lost", reply)
+            self.warn_throttled("The webhook %s; notices get lost", reply)
 
     def _post(self, delivery: str, body: bytes) -> Reply:
         timestamp = str(int(self._wall_clock()))

@@ -258,7 +258,7 @@ def test_a_question_that_nobody_decides_is_denied_in_its_own_time(agent: Start) 
     limits = {"permission_timeout": 0.8, "inactivity_timeout": 0.3, "tool_timeout": 0.3}
     proxy = agent(BASH, permission_mode="ask", **limits)
     stream = proxy.stream("go")
-    assert "Nobody decided within 0.8 s" in stream.text and stream.is_done
+    assert "The user did not decide within 0.8 s" in stream.text and stream.is_done
     assert "✗ Bash" in texts(stream)[1]
 
 

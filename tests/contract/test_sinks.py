@@ -81,9 +81,7 @@ def run(stack: ExitStack) -> Run:
         started = sinks.build(Config(**settings))
         started.start()
         stack.callback(started.stop)
-        requests = Requests(lambda entry, notice: None)
-        requests.activity.listeners[:] = started.listeners
-        return requests
+        return Requests(*started.listeners)
 
     return start
 
@@ -406,7 +404,7 @@ def test_a_webhook_that_hangs_holds_up_nobody(
     stack.close()
     assert time.monotonic() - began < sinks.STOP_TIMEOUT + AT_ONCE
     server.release()
-    wait_until(lambda: "webhook was not told of" in caplog.text, "the end of the thread")
+    wait_until(lambda: "notices were not delivered" in caplog.text, "the end of the thread")
 
 
 def test_the_end_delivers_what_waits(server: Receiver, run: Run, stack: ExitStack) -> None:

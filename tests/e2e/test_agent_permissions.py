@@ -218,8 +218,8 @@ def test_nobody_decides_in_time(start: Start, tmp_path: Path) -> None:
     """A denial of which the model is told; the wait is no silence of the child, whose limit is shorter."""
     proxy = start(**ALONE, permission_mode="ask", workdir=str(tmp_path), permission_timeout=3.0, inactivity_timeout=2.0)
     answer = say(proxy, bash("touch late"))
-    assert "Tool Bash failed: Nobody decided within 3 s" in answer.text and not (tmp_path / "late").exists()
-    assert "Nobody decided" in outline(proxy.last())[-1] and pending(proxy) == []
+    assert "Tool Bash failed: The user did not decide within 3 s" in answer.text and not (tmp_path / "late").exists()
+    assert "The user did not decide" in outline(proxy.last())[-1] and pending(proxy) == []
 
 
 def test_with_bypass_everything_runs(start: Start, tmp_path: Path) -> None:

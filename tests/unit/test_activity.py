@@ -1,7 +1,5 @@
 """What requests are doing: entries that advance with their notices, listeners, waiting, and what is forgotten."""
 
-from typing import Any
-
 import pytest
 
 from claude_proxy.core.errors import ChildSilent, ClientGone, Interrupted, ProxyError, RequestTimedOut, UpstreamError
@@ -88,19 +86,30 @@ def test_the_last_that_ended_are_kept_and_all_that_run(activity: Activity) -> No
     assert activity.wait("req_0", 0, 0.0) == ([], True)
 
 
-def test_a_listener_hears_everything_and_its_bug_is_its_own(
-    activity: Activity, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The turn goes on, the next listener hears it, too."""
-    heard: list[tuple[Entry, Notice]] = []
+class Recorder:
+    """A listener that keeps what it hears."""
 
-    def broken(entry: Entry, notice: Notice) -> Any:
+    def __init__(self) -> None:
+        self.heard: list[tuple[Entry, Notice]] = []
+
+    def on_notice(self, entry: Entry, notice: Notice) -> None:
+        self.heard.append((entry, notice))
+
+
+class Broken:
+    """A listener with a bug."""
+
+    def on_notice(self, entry: Entry, notice: Notice) -> None:
         raise ZeroDivisionError
 
-    activity.listeners += [broken, lambda entry, notice: heard.append((entry, notice))]
+
+def test_a_listener_hears_everything_and_its_bug_is_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """The turn goes on, the next listener hears it, too."""
+    recorder = Recorder()
+    activity = Activity(Clock(), (Broken(), recorder))
     begin(activity)
     activity.note("req_1", "rate_limit", status="allowed_warning", type=None, utilization=0.9, resets_at=None)
-    assert [(entry.state, notice.kind, notice.number) for entry, notice in heard] == [
+    assert [(entry.state, notice.kind, notice.number) for entry, notice in recorder.heard] == [
         ("queued", "queued", 0),
         ("queued", "rate_limit", 1),
     ]

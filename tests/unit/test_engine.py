@@ -67,7 +67,9 @@ class Bench:
         self.runner = Runner()
         self.activity = Activity(lambda: NOW)
         store = Store(None)
-        observers = Observers(self.activity, Permissions(300.0, self.clock, lambda: NOW), PlanLimits(lambda: NOW))
+        observers = Observers(
+            self.activity, Permissions(300.0, self.clock, lambda: NOW, self.activity), PlanLimits(lambda: NOW)
+        )
         books = Books(observers, Sessions(store, 100.0, lambda: NOW), Ledger(store, lambda: NOW))
         self.workers = WorkerPool(1, queue_size)
         self.watchdog = Watchdog(self.clock)

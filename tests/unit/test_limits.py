@@ -58,7 +58,7 @@ def test_a_rejected_window_of_the_plan_refuses_every_model(kind: str | None, mod
     error = limits.check(model)
     assert error is not None
     assert (error.status, error.kind, error.retry_after, error.should_retry) == (429, "plan_limit", 3600.0, False)
-    assert "until it is reset" in error.message
+    assert "until it resets" in error.message
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ class Cli:
         self.is_there = True
         self.answers = True
 
-    def ask(self, take: Callable[[Mapping[str, Any] | None], None]) -> bool:
+    def request_usage(self, take: Callable[[Mapping[str, Any] | None], None]) -> bool:
         if self.is_there:
             self.asked.append(take)
             if self.answers:
@@ -317,7 +317,7 @@ class Cli:
 def test_the_cli_is_asked_once_in_a_while(limits: PlanLimits) -> None:
     """Whoever asks in between is given what is known."""
     cli, ticks = Cli(), Clock(NOW)
-    question = PlanQuestion(limits, cli.ask, ticks)
+    question = PlanQuestion(limits, cli, ticks)
     assert question.refresh() and question.refresh()
     ticks.now += ASK_INTERVAL - 0.1
     assert question.refresh()
@@ -332,7 +332,7 @@ def test_without_a_child_to_ask_the_next_one_tries_again(limits: PlanLimits) -> 
     """And nobody waits."""
     cli, ticks = Cli(), Clock(NOW)
     cli.is_there = False
-    question = PlanQuestion(limits, cli.ask, ticks)
+    question = PlanQuestion(limits, cli, ticks)
     assert not question.refresh()
     cli.is_there = True
     assert question.refresh()
@@ -342,7 +342,7 @@ def test_a_cli_that_does_not_answer_is_waited_for_once(limits: PlanLimits) -> No
     """The wait is over for everybody as many seconds after the question; the answer counts when it comes after all."""
     cli, ticks = Cli(), Clock(NOW)
     cli.answers = False
-    question = PlanQuestion(limits, cli.ask, ticks)
+    question = PlanQuestion(limits, cli, ticks)
     assert not question.refresh(timeout=0.0)
     ticks.now += ANSWER_TIMEOUT
     begun = time.monotonic()
@@ -358,5 +358,5 @@ def test_a_cli_that_cannot_say_has_answered(limits: PlanLimits) -> None:
     """An error of its own is no reason to wait."""
     cli = Cli()
     cli.answer = None
-    assert PlanQuestion(limits, cli.ask, Clock(NOW)).refresh()
+    assert PlanQuestion(limits, cli, Clock(NOW)).refresh()
     assert limits.snapshot().source is None

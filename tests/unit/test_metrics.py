@@ -21,17 +21,25 @@ NO_PLAN = Snapshot((), None, False, None, None, None)
 
 
 class Rig:
-    """Activity with a clock of its own, and metrics that listen to it."""
+    """Activity with a clock of its own, metrics that listen to it, and all that they read."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.gauges = QUIET
+        self.moment = QUIET
         self.plan = NO_PLAN
         self.known: set[str] = set()
-        self.activity = Activity(lambda: self.now)
-        self.metrics = Metrics(lambda: self.gauges, lambda: self.plan, lambda name: name in self.known)
-        self.activity.listeners.append(self.metrics.take)
+        self.metrics = Metrics(self, self, self)
+        self.activity = Activity(lambda: self.now, (self.metrics,))
         self.count = 0
+
+    def gauges(self) -> Gauges:
+        return self.moment
+
+    def snapshot(self) -> Snapshot:
+        return self.plan
+
+    def is_listed(self, name: str) -> bool:
+        return name in self.known
 
     def begin(self, dialect: str = "chat", model: str = "sonnet") -> str:
         self.count += 1
@@ -162,7 +170,7 @@ def test_a_hostile_name_stays_inside_its_label(rig: Rig) -> None:
 def test_the_gauges_are_those_of_the_moment(rig: Rig) -> None:
     """Asked at each scrape."""
     assert rig.scrape()["queue_length",] == 0
-    rig.gauges = Gauges(3, 2, {"spare": 1, "live": 4}, 9, {"closed": 5, "crashed": 1})
+    rig.moment = Gauges(3, 2, {"spare": 1, "live": 4}, 9, {"closed": 5, "crashed": 1})
     samples = rig.scrape()
     assert (samples["queue_length",], samples["workers_active",]) == (3, 2)
     assert (samples["children", "spare"], samples["children", "live"]) == (1, 4)

@@ -47,7 +47,7 @@ class Bench:
     def __init__(self, *, agent: bool = True) -> None:
         self.clock = Clock()
         self.activity = Activity(lambda: NOW)
-        self.permissions = Permissions(PATIENCE, self.clock, lambda: NOW)
+        self.permissions = Permissions(PATIENCE, self.clock, lambda: NOW, self.activity)
         self.plan_limits = PlanLimits(lambda: NOW)
         self.turn = make_turn(Conversation("sonnet", (user("hi"),)), name=Name("me"), agent=agent)
         self.turn.begin_session(Session(SessionKey("me", "auto_1"), 0, 0))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from claude_proxy.core.errors import InternalError
+from claude_proxy.monitoring.activity import Entry, Notice
 from claude_proxy.notify import board as module
 from claude_proxy.notify.board import Board, Call, Outcome
 from tests.clocks import Clock
@@ -16,7 +17,7 @@ from tests.notices import Requests
 OK = Outcome(200)
 GONE = Outcome(400)
 UNREACHABLE = Outcome(0)
-TIMED_OUT = Outcome(0, is_unclear=True)
+TIMED_OUT = Outcome(0, may_have_arrived=True)
 
 
 class Bench:
@@ -25,8 +26,13 @@ class Bench:
     def __init__(self) -> None:
         self.clock = Clock()
         self.board = Board()
-        self.requests = Requests(lambda entry, notice: self.board.note(self.clock.now, entry, notice))
+        self.requests = Requests(self)
         self.sent = 0
+        self.heard: list[tuple[Entry, Notice]] = []
+
+    def on_notice(self, entry: Entry, notice: Notice) -> None:
+        self.heard.append((entry, notice))
+        self.board.note(self.clock.now, entry, notice)
 
     def next(self, seconds: float) -> Call | None:
         """The call that is due so many seconds after the beginning."""
@@ -390,11 +396,10 @@ def test_at_the_end_what_goes_on_is_deleted_and_what_is_to_stay_is_sent(bench: B
 
 def test_a_notice_after_the_end_changes_nothing(bench: Bench) -> None:
     """Notices of several threads may overtake one another."""
-    heard: list[tuple[Any, Any]] = []
-    bench.requests.activity.listeners.append(lambda entry, notice: heard.append((entry, notice)))
     bench.requests.start_tool()
+    started = bench.heard[-1]
     bench.requests.end()
-    bench.board.note(bench.clock.now, *heard[0])
+    bench.board.note(bench.clock.now, *started)
     assert bench.board.due() == inf
 
 

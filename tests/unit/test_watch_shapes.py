@@ -121,7 +121,7 @@ def test_a_wrong_after_is_a_bad_request(raw: str) -> None:
 
 def test_a_question_is_shown_until_it_is_decided(clock: Clock) -> None:
     """The session is named as in `/v1/sessions`; what is decided has no input any more."""
-    registry = Permissions(60.0, clock, clock)
+    registry = Permissions(60.0, clock, clock, Activity(clock))
     name = registry.ask(
         request_id="req_1",
         session=SessionKey("me", "hdr_a"),

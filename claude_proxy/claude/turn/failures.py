@@ -57,7 +57,7 @@ def _limit(info: RateLimitInfo | None, now: float, wait: float | None) -> ProxyE
     if info is not None and info.status == "rejected" and info.resets_at is not None:
         # A plain 429 is reported as rejected too, but only a plan's window says when it is reset.
         left = max(1.0, info.resets_at - now)
-        return PlanLimitReached("The plan's limit is reached; nothing is taken until it is reset", retry_after=left)
+        return PlanLimitReached("The plan's limit is reached. Requests are refused until it resets", retry_after=left)
     return RateLimited("The API takes no more requests at the moment", retry_after=max(1.0, wait or 0.0))
 
 
