@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ SETTINGS: Json = {
 
 # The fake needs no more, and a TERM-proof child should not take seconds.
 TIMING = Timing(grace_interval=0.5, abort_timeout=2.0, keeper_stop_timeout=6.0)
+# The spares of the start, and none after them: a lease is never followed by another.
+SPARES_ONCE = replace(TIMING, top_up_interval=3600.0)
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = DEADLINE, *, interval: float = 0.005) -> None:

@@ -13,7 +13,7 @@ from claude_proxy.claude.wire.protocol import RateLimitInfo
 from claude_proxy.claude.wire.recycling import NOTHING, Abilities
 from claude_proxy.core.timing import Timing
 from tests.fake_cli import Script, kill_everything
-from tests.harness import TIMING, Proxy
+from tests.harness import SPARES_ONCE, TIMING, Proxy, wait_until
 from tests.leaks import temporary_folder
 
 __all__ = ["temporary_folder"]
@@ -60,6 +60,19 @@ def start(temporary_folder: Path, tmp_path: Path) -> Iterator[Start]:
             return proxy
 
         yield make
+
+
+@pytest.fixture
+def start_booted(start: Start) -> Start:
+    """As `start`, with one child that has booted: a short limit then measures the turn, however busy the machine is."""
+
+    def make(*directives: Any, **settings: Any) -> Proxy:
+        proxy = start(*directives, timing=SPARES_ONCE, warm=1, **settings)
+        proxy.wait_for_log(bool)  # it may be in the log before the fleet has it
+        wait_until(lambda: proxy.service.fleet.counts().spare == 1, "one spare")
+        return proxy
+
+    return make
 
 
 @pytest.fixture

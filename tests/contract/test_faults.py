@@ -302,10 +302,10 @@ def test_a_child_that_speaks_unasked_right_after_its_turn_is_not_continued(start
 @pytest.mark.parametrize("leaver", ["client", "silence"])
 @pytest.mark.parametrize("proof", [("ignore_term@boot",), ("ignore_term@boot", "grandchild@request")])
 def test_a_child_that_ignores_sigterm_is_killed_with_its_family(
-    start: Start, leaver: str, proof: tuple[str, ...]
+    start_booted: Start, leaver: str, proof: tuple[str, ...]
 ) -> None:
     """The worker is free again, and nothing runs on."""
-    proxy = start(*proof, "stall@delta:1", inactivity_timeout=0.5 if leaver == "silence" else 20.0)
+    proxy = start_booted(*proof, "stall@delta:1", inactivity_timeout=1.0 if leaver == "silence" else 20.0)
     exchange = proxy.send(chat("go", stream=True))
     proxy.wait_for_log(lambda log: bool(log) and len(log[0].grandchildren) == len(proof) - 1)
     if leaver == "client":
@@ -348,9 +348,9 @@ def test_a_child_that_does_not_read_a_large_prompt_is_silent(start: Start, point
 
 @pytest.mark.parametrize("point", ["boot", "turn", "message_start", "delta:1"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_request_has_a_limit_of_its_own(start: Start, point: str, stream: bool) -> None:
+def test_a_request_has_a_limit_of_its_own(start_booted: Start, point: str, stream: bool) -> None:
     """However busy the child is."""
-    proxy = start(f"stall@{point}", request_timeout=0.7)
+    proxy = start_booted(f"stall@{point}", request_timeout=0.7)
     exchange = proxy.send(chat("go", stream=stream))
     if stream and point in ("message_start", "delta:1"):
         (error,) = exchange.stream().errors
@@ -509,9 +509,9 @@ def test_a_client_that_does_not_read_loses_its_turn_and_its_thread(start: Start)
         assert proxy.ask("fake:words=1").status == 200
 
 
-def test_a_slow_client_that_reads_keeps_its_turn(start: Start) -> None:
+def test_a_slow_client_that_reads_keeps_its_turn(start_booted: Start) -> None:
     """Silence of a child that waits for the client is no silence."""
-    proxy = start("words=30000", client_timeout=5.0, inactivity_timeout=0.5)
+    proxy = start_booted("words=30000", client_timeout=5.0, inactivity_timeout=0.5)
     exchange = proxy.send(chat("go", stream=True), receive_buffer=4096)
     records = exchange.records()
     next(records)
@@ -578,9 +578,9 @@ def test_a_quiet_stream_gives_signs_of_life(start: Start, point: str) -> None:
     proxy.wait_until_empty()
 
 
-def test_a_failure_after_the_first_sign_of_life_is_told_in_the_stream(start: Start) -> None:
+def test_a_failure_after_the_first_sign_of_life_is_told_in_the_stream(start_booted: Start) -> None:
     """The status has been sent by then."""
-    proxy = start("stall@turn", heartbeat_interval=0.3, inactivity_timeout=1.5)
+    proxy = start_booted("stall@turn", heartbeat_interval=0.3, inactivity_timeout=1.5)
     stream = proxy.stream("go")
     assert stream.deltas == [{"role": "assistant", "content": "", "refusal": None}]
     assert ": keep-alive" in stream.records

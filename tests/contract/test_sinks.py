@@ -483,9 +483,9 @@ def test_a_proxy_tells_its_sinks_of_a_request(start: Start, server: Receiver) ->
     assert re.fullmatch(r"evt_[0-9a-f]{32}", bodies[-1]["id"])
 
 
-def test_a_proxy_tells_the_chat_of_its_limits_and_its_kills(start: Start, bot: FakeTelegram) -> None:
+def test_a_proxy_tells_the_chat_of_its_limits_and_its_kills(start_booted: Start, bot: FakeTelegram) -> None:
     """As the CLI reports them; the second request is killed for its silence."""
-    proxy = start(inactivity_timeout=0.5, **talk_to(bot))
+    proxy = start_booted(inactivity_timeout=0.5, **talk_to(bot))
     assert proxy.ask("Hello fake:rate_limit=allowed_warning").status == 200
     bot.wait_for(1)
     assert proxy.ask("Are you there? fake:stall").status == 504
