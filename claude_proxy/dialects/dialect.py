@@ -100,9 +100,18 @@ def sse(data: Any, event: str | None = None) -> bytes:
     return head + b"data: " + encode(data) + b"\n\n"
 
 
+# JSON allows them raw inside a string; httpx and requests take them for ends of lines, and lose the event.
+_LINE_SEPARATORS = tuple((separator.encode(), b"\\u%04x" % ord(separator)) for separator in "\u2028\u2029\x85")
+
+
 def encode(data: Any) -> bytes:
-    """JSON bytes, UTF-8, on one line."""
-    return msgspec.json.encode(data)
+    """JSON bytes, UTF-8, on one line, whatever a client takes for the end of one."""
+    encoded = msgspec.json.encode(data)
+    if encoded.isascii():
+        return encoded
+    for separator, escaped in _LINE_SEPARATORS:
+        encoded = encoded.replace(separator, escaped)
+    return encoded
 
 
 def decode(body: bytes, shape: type[T]) -> T:

@@ -75,7 +75,7 @@ class ChatCompletions:
         if calls:
             message["content"] = message["content"] or None
             message.update(self._calls(calls, context))
-        reason = finish_reason(completion.stop_reason, legacy=context.request.is_legacy)
+        reason = finish_reason(completion.stop_reason, has_calls=bool(calls), legacy=context.request.is_legacy)
         choice = {
             "index": 0,
             "message": message,
@@ -162,7 +162,7 @@ class _ChunkWriter:
 
     def _end(self, event: MessageEnd) -> bytes:
         closing = self._chunk({"refusal": event.explanation}) if event.explanation else b""
-        closing += self._chunk({}, finish_reason(event.stop_reason, legacy=self._legacy))
+        closing += self._chunk({}, finish_reason(event.stop_reason, has_calls=bool(self._calls), legacy=self._legacy))
         if self._with_usage:
             closing += self._data({"choices": []}, build_usage(event.usage))
         return closing + DONE
@@ -177,9 +177,13 @@ def completion_id(context: Context) -> str:
     return "chatcmpl-" + context.request_id.removeprefix("req_")
 
 
-def finish_reason(stop_reason: str, *, legacy: bool = False) -> str:
-    """OpenAI's word; a stop reason that is not known here has ended the answer all the same."""
+def finish_reason(stop_reason: str, *, has_calls: bool = False, legacy: bool = False) -> str:
+    """OpenAI's word; a stop reason that is not known here has ended the answer all the same.
+
+    has_calls: a client looks here for whether there are calls to make, also where a stop sequence was met after them.
+    """
     reason = FINISH_REASONS.get(stop_reason, "stop")
+    reason = "tool_calls" if has_calls and reason == "stop" else reason
     return "function_call" if legacy and reason == "tool_calls" else reason
 
 
