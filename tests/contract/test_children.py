@@ -26,9 +26,10 @@ from tests.harness import is_alive, wait_until
 
 ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.flush()"
 DEAF = (
-    "import signal,time\n"
-    "signal.signal(signal.SIGTERM, lambda *_: print('SIGTERM', flush=True))\n"
-    "print('ready', flush=True)\n"
+    # Not `print`: the signal may come in the middle of one, and two at once are an error.
+    "import os,signal,time\n"
+    "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'SIGTERM\\n'))\n"
+    "os.write(1, b'ready\\n')\n"
     "while True: time.sleep(60)"
 )
 LEAVES = (
