@@ -59,7 +59,7 @@ def _serve(settings: Config, service: Service, server: Server) -> int:
     thread.start()
     _announce(settings, service, server.port)
     ending.wait()
-    print("Ending: no new turns; a second signal ends at once", file=sys.stderr)
+    print("Finishing running answers, then exiting; a second signal exits now", file=sys.stderr)
     clean = service.drain(settings.shutdown_timeout)
     server.stop()
     thread.join(settings.shutdown_timeout)

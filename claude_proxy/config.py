@@ -67,71 +67,79 @@ class Config:
     api_key: Texts = setting(
         (), "key that clients must send, repeatable; required unless bound to loopback", metavar="KEY", secret=True
     )
-    claude: str = setting("", "the Claude Code CLI; found by itself when not given", metavar="PATH")
-    model: str = setting("sonnet", "model for requests whose own is unknown", short="-m")
-    unknown_model: Literal["substitute", "error"] = setting("substitute", "what an unknown model name gets")
-    fallback_model: str = setting("", "model that answers while the plan refuses the one that was asked for")
+    claude: str = setting("", "path of the Claude Code CLI (default: it is looked for)", metavar="PATH")
+    model: str = setting("sonnet", "model for requests that name none, or an unknown one", short="-m")
+    unknown_model: Literal["substitute", "error"] = setting("substitute", "what to do with an unknown model name")
+    fallback_model: str = setting("", "model to use while your plan's limit blocks the requested one")
     max_concurrent: AtLeastOne = setting(5, "turns that run at once")
     max_queue: Count = setting(10, "turns that may wait; beyond that 429")
-    warm: Count = setting(1, "children started ahead of need")
-    live: Count = setting(4, "children kept that hold a finished conversation")
-    idle_ttl: Amount = setting(900.0, "a kept conversation nobody comes back to is given up", metavar="SECONDS")
-    park_ttl: Amount = setting(600.0, "a turn waits so long for the client's tool results", metavar="SECONDS")
+    warm: Count = setting(1, "children to start ahead of need")
+    live: Count = setting(4, "children to keep for the conversation they hold")
+    idle_ttl: Amount = setting(900.0, "close an idle conversation after this long", metavar="SECONDS")
+    park_ttl: Amount = setting(
+        600.0, "give up a turn that has waited this long for the client's tool results", metavar="SECONDS"
+    )
     max_children: Count = setting(24, "children of every kind together")
-    inactivity_timeout: PositiveSeconds = setting(600.0, "a child silent for so long is killed", metavar="SECONDS")
-    request_timeout: Amount = setting(1800.0, "limit for one request, queue included; 0 = none", metavar="SECONDS")
-    heartbeat_interval: PositiveSeconds = setting(15.0, "signs of life on a quiet stream", metavar="SECONDS")
+    inactivity_timeout: PositiveSeconds = setting(
+        600.0, "kill a child that has been silent this long", metavar="SECONDS"
+    )
+    request_timeout: Amount = setting(1800.0, "limit for one request, queue included; 0 = no limit", metavar="SECONDS")
+    heartbeat_interval: PositiveSeconds = setting(15.0, "time between heartbeats on a quiet stream", metavar="SECONDS")
     client_timeout: PositiveSeconds = setting(
-        60.0, "a client that reads nothing for so long loses its turn", metavar="SECONDS"
+        60.0, "end the turn of a client that has read nothing for this long", metavar="SECONDS"
     )
     permission_timeout: PositiveSeconds = setting(
-        300.0, "a tool that nobody allows for so long is denied", metavar="SECONDS"
+        300.0, "deny a permission request that has waited this long", metavar="SECONDS"
     )
-    shutdown_timeout: Amount = setting(30.0, "time for running turns to end at shutdown", metavar="SECONDS")
+    shutdown_timeout: Amount = setting(30.0, "time that running turns get to end at shutdown", metavar="SECONDS")
     use_api_key: bool = setting(False, "let the CLI see ANTHROPIC_API_KEY (use is then billed per token)")
     demo: bool = setting(False, "the real CLI against an echoing API inside the proxy: no login, no network")
-    allowed_host: Texts = setting((), "a Host to answer besides loopback; repeatable", metavar="NAME")
+    allowed_host: Texts = setting((), "another Host to answer, besides loopback; repeatable", metavar="NAME")
     cors_origin: Texts = setting((), "a web origin that may call; repeatable", metavar="ORIGIN")
     max_body_bytes: Size = setting(32 * 1024 * 1024, "largest request body")
-    state_dir: str = setting("", "where the proxy keeps its state", metavar="FOLDER")
-    session_ttl: Amount = setting(259200.0, "sessions unused for so long are forgotten", metavar="SECONDS")
+    state_dir: str = setting("", "directory the proxy keeps its state in", metavar="FOLDER")
+    session_ttl: Amount = setting(259200.0, "forget sessions that have been unused this long", metavar="SECONDS")
     agent: bool = setting(False, "allow agent mode: the CLI's own tools run on this machine")
-    mode: Mode = setting("chat", "mode of requests that do not say; agent switches --agent on")
+    mode: Mode = setting("chat", "mode of requests that do not name one; agent implies --agent")
     allowed_tools: Texts = setting(
         (), "agent: tools that need no permission (default: the usual ones; with --permission-mode ask: none)"
     )
     permission_mode: PermissionMode = setting("default", "agent: what happens to other tools")
-    workdir: str = setting("", "agent: where its tools work; the folder of the start when not given", metavar="FOLDER")
-    add_dir: Texts = setting((), "agent: a folder more that its tools may use; repeatable", metavar="FOLDER")
-    mcp_config: Texts = setting((), "agent: a file of MCP servers; repeatable", metavar="FILE")
+    workdir: str = setting("", "agent: directory its tools work in (default: the current one)", metavar="FOLDER")
+    add_dir: Texts = setting((), "agent: additional directory its tools may access; repeatable", metavar="FOLDER")
+    mcp_config: Texts = setting((), "agent: file with MCP servers; repeatable", metavar="FILE")
     max_turns: Count = setting(0, "agent: model calls of one request; 0 = no limit")
     max_budget_usd: Amount = setting(
-        0.0, "agent: limit of the CLI's estimate of a conversation's cost; 0 = none", metavar="USD"
+        0.0, "agent: limit for the CLI's cost estimate of a conversation; 0 = no limit", metavar="USD"
     )
     user_settings: bool = setting(False, "agent: the user's own settings, CLAUDE.md, skills and MCP servers apply")
     progress: Literal["none", "reasoning", "content"] = setting("reasoning", "agent: how the client sees its tools")
-    tool_timeout: PositiveSeconds = setting(3600.0, "agent: a tool that runs for so long is killed", metavar="SECONDS")
+    tool_timeout: PositiveSeconds = setting(3600.0, "agent: kill a tool that has run this long", metavar="SECONDS")
     persist: bool = setting(False, "let the CLI keep its sessions on disk, and resume them")
-    no_store: bool = setting(False, "keep nothing on disk beyond the run, and no text for any client")
+    no_store: bool = setting(False, "keep nothing on disk beyond the run, and store no text for clients")
     no_recycle: bool = setting(
         False, "start a process for each new conversation instead of using one again for the next"
     )
     telegram_bot_token: str = setting(
-        "", "bot that tells of progress; as a flag others can see it, so set the variable", metavar="TOKEN", secret=True
+        "",
+        "token of the bot that reports progress; prefer the environment variable: "
+        "flags are visible in the process list",
+        metavar="TOKEN",
+        secret=True,
     )
     telegram_notify_id: str = setting("", "chat that the bot writes to", metavar="CHAT")
     telegram_api_base: str = setting("https://api.telegram.org", "server of the Telegram Bot API", metavar="URL")
-    webhook: str = setting("", "every notice of progress is posted there", metavar="URL", secret=True)
+    webhook: str = setting("", "URL that progress is posted to", metavar="URL", secret=True)
     webhook_secret: str = setting(
         "",
-        "key that signs what is posted; as a flag others can see it, so set the variable",
+        "key that signs what is posted; prefer the environment variable: flags are visible in the process list",
         metavar="KEY",
         secret=True,
     )
-    strict: bool = setting(False, "answer 400 where a parameter cannot be honoured, instead of naming it")
-    log_requests: bool = setting(False, "a line for each request at its start too, without bodies")
-    debug: bool = setting(False, "log bodies and what the children say: holds prompts and answers", short="-d")
-    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "least severe lines to log")
+    strict: bool = setting(False, "answer 400 when a parameter cannot be honoured, instead of naming it in a header")
+    log_requests: bool = setting(False, "log a line at the start of each request too, without bodies")
+    debug: bool = setting(False, "log bodies and what the children send; includes prompts and answers", short="-d")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "lowest severity to log")
     log_json: bool = setting(False, "log lines as JSON objects")
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -144,10 +152,19 @@ class Config:
         unused = "" if self.use_api_key or self.demo else next(filter(self.environ.get, KEY_VARIABLES), "")
         lines = (
             (unused, f"{unused} is set, but kept from the CLI; with --use-api-key it is used, and billed per token."),
-            (host and not is_address(host), f"The variable HOST ({host}) is no address to bind to, and is ignored."),
-            (token and chat, f"Progress is told to the Telegram chat {chat}."),
-            (chat and not token, "Nothing is told to Telegram: TELEGRAM_NOTIFY_ID is set, TELEGRAM_BOT_TOKEN is not."),
-            (token and not chat, "Nothing is told to Telegram: TELEGRAM_BOT_TOKEN is set, TELEGRAM_NOTIFY_ID is not."),
+            (
+                host and not is_address(host),
+                f"The variable HOST ({host}) is not an address to bind to, and is ignored.",
+            ),
+            (token and chat, f"Progress is reported to the Telegram chat {chat}."),
+            (
+                chat and not token,
+                "Nothing is reported to Telegram: TELEGRAM_NOTIFY_ID is set, TELEGRAM_BOT_TOKEN is not.",
+            ),
+            (
+                token and not chat,
+                "Nothing is reported to Telegram: TELEGRAM_BOT_TOKEN is set, TELEGRAM_NOTIFY_ID is not.",
+            ),
             (self.has_agent, f"Agent mode: tools of the CLI work in {self.work_folder}, {self._permissions}."),
             (bool(idle), f"Without --agent {', '.join(idle)} has no effect."),
             (self.webhook, f"Progress is posted to a webhook at {name_server(self.webhook)}."),
@@ -383,7 +400,7 @@ def read_mcp_servers(file: str) -> list[str]:
     try:
         content = json.loads(expand(file).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON ({error})") from error
+        raise ValueError(f"it is not JSON ({error})") from error
     servers = content.get("mcpServers") if isinstance(content, dict) else None
     if not isinstance(servers, dict) or not all(isinstance(one, dict) for one in servers.values()):
         raise ValueError("it has no object `mcpServers` of servers")

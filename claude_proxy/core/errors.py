@@ -184,7 +184,7 @@ class ShuttingDown(ProxyError):
 
 
 class UpstreamError(ProxyError):
-    """The CLI or the API behind it failed or spoke nonsense."""
+    """The CLI or the API behind it failed, or sent invalid output."""
 
     status = 502
     kind = "upstream_error"

@@ -41,7 +41,7 @@ def build_image(media_type: str, data: str, path: str) -> Image:
         )
     raw = decode_base64(data, path)
     if not raw.startswith(_MAGIC[kind]) or (kind == "image/webp" and raw[8:12] != b"WEBP"):
-        raise BadRequest(f"The data is no {kind}", param=path)
+        raise BadRequest(f"The data is not of the type {kind}", param=path)
     if len(raw) > LARGEST_IMAGE_BYTES:
         raise BadRequest(f"The image is larger than {LARGEST_IMAGE_BYTES >> 20} MB", param=path)
     return Image(Base64Source(kind, data))
@@ -57,7 +57,7 @@ def build_document(media_type: str, raw: bytes, title: str | None, path: str) ->
     """A document from its bytes. Raises BadRequest for what is neither a PDF nor text."""
     if media_type == "application/pdf":
         if not raw.startswith(b"%PDF"):
-            raise BadRequest("The data is no PDF", param=path)
+            raise BadRequest("The data is not a PDF", param=path)
         if len(raw) > LARGEST_PDF_BYTES:
             raise BadRequest(f"The PDF is larger than {LARGEST_PDF_BYTES >> 20} MB", param=path)
         return Document(Base64Source(media_type, base64.b64encode(raw).decode()), title or None)

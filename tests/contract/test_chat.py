@@ -93,7 +93,7 @@ def test_the_bytes_of_a_short_stream(proxy: Proxy) -> None:
     assert raw == (
         chunk('{"role":"assistant","content":"","refusal":null}')
         + chunk('{"content":"Hé"}')
-        + chunk('{"content":"\u2028\\"llo"}')
+        + chunk('{"content":"\\u2028\\"llo"}')
         + chunk("{}", '"stop"')
         + "data: [DONE]\n\n"
     )
@@ -588,8 +588,6 @@ BAD: tuple[tuple[str, bytes, str | None], ...] = (
     ("a list", b"[]", None),
     ("a string", b'"hello"', None),
     ("null", b"null", None),
-    ("a lone surrogate", b'{"messages":[{"role":"user","content":"\\ud800"}]}', None),
-    ("a lone surrogate in the model", b'{"model":"\\udfff","messages":[{"role":"user","content":"x"}]}', None),
     ("no messages", b'{"model":"gpt-4o"}', "messages"),
     ("messages null", raw("null"), "messages"),
     ("messages empty", raw("[]"), "messages"),

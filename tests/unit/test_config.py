@@ -465,7 +465,7 @@ def test_a_secret_of_the_wrong_kind_is_not_shown(key: str, environ: dict[str, st
     ("variables", "words"),
     [
         ({}, []),
-        ({"HOST": "my-laptop"}, ["HOST (my-laptop) is no address"]),
+        ({"HOST": "my-laptop"}, ["HOST (my-laptop) is not an address"]),
         ({"TELEGRAM_NOTIFY_ID": "5"}, ["TELEGRAM_NOTIFY_ID is set, TELEGRAM_BOT_TOKEN is not"]),
         ({"TELEGRAM_BOT_TOKEN": "1:a"}, ["TELEGRAM_BOT_TOKEN is set, TELEGRAM_NOTIFY_ID is not"]),
         ({"TELEGRAM_BOT_TOKEN": "1:a", "TELEGRAM_NOTIFY_ID": "5"}, ["Telegram chat 5"]),

@@ -304,7 +304,7 @@ def _parse_format(wanted: ResponseFormat | None) -> dict[str, Any] | None:
         raise BadRequest("json_schema needs a schema", param="response_format.json_schema.schema")
     problem = find_flaw(wanted.json_schema.schema)
     if problem is not None:
-        raise BadRequest(f"This is no JSON schema: {problem}", param="response_format.json_schema.schema")
+        raise BadRequest(f"This is not a JSON schema: {problem}", param="response_format.json_schema.schema")
     return wanted.json_schema.schema
 
 

@@ -171,7 +171,7 @@ def _read_format(wanted: OutputFormat | None, path: str) -> dict[str, Any] | Non
     schema = required(wanted.schema, f"{path}.schema")
     problem = find_flaw(schema)
     if problem is not None:
-        raise BadRequest(f"This is no JSON schema: {problem}", param=f"{path}.schema")
+        raise BadRequest(f"This is not a JSON schema: {problem}", param=f"{path}.schema")
     return schema
 
 

@@ -220,7 +220,7 @@ def _parse_format(wanted: TextFormat | None) -> dict[str, Any] | None:
         raise BadRequest("json_schema needs a schema", param="text.format.schema")
     flaw = find_flaw(wanted.schema)
     if flaw is not None:
-        raise BadRequest(f"This is no JSON schema: {flaw}", param="text.format.schema")
+        raise BadRequest(f"This is not a JSON schema: {flaw}", param="text.format.schema")
     return wanted.schema
 
 
