@@ -38,6 +38,7 @@ from claude_proxy.storage.store import Store
 from claude_proxy.turns.books import Books
 from claude_proxy.turns.channel import Closed
 from claude_proxy.turns.login import LoginState
+from claude_proxy.turns.modes import build_modes
 from claude_proxy.turns.observer import Observers
 from claude_proxy.turns.runner import TurnRunner
 from claude_proxy.turns.turn import Turn
@@ -271,6 +272,20 @@ def test_a_conversation_whose_child_has_gone_is_replayed() -> None:
     turn = bench.run(user("hi"), assistant("Hello"), user("more"))
     assert turn.report.origin == "replayed"
     assert bench.processes[1].said == ["hi", "Hello", "more"]
+
+
+def test_a_session_that_the_cli_keeps_is_resumed_or_else_replayed() -> None:
+    """It may not know it any more; then nothing of it is used."""
+    said: Json = {"type": "assistant", "uuid": "u1", "message": {"model": "claude-x", "content": []}}
+    kept = [*ANSWER[:-1], said, RESULT]
+    bench = Bench([kept], [failed(500)], [ANSWER])
+    modes = build_modes(persist=True)
+    bench.run(modes=modes)
+    bench.fleet.retire_idle()
+    turn = bench.run(user("hi"), assistant("Hello"), user("more"), modes=modes)
+    assert [resume for _, resume in bench.orders] == [None, Point("s1", "u1"), None]
+    assert [process.said for process in bench.processes[1:]] == [["more"], ["hi", "Hello", "more"]]
+    assert turn.report.origin == "replayed"
 
 
 def test_a_child_that_died_is_replaced_by_a_process_of_its_own() -> None:
