@@ -1,12 +1,13 @@
-"""PURE: how many tokens a request has, estimated: text, tools, images, documents. Nobody is asked, nothing is fetched.
+"""PURE: how many tokens a request has, estimated: text, tools, images, documents.
 
-In: canonical blocks and tools. Out: a number. No tokenizer of the newer Claude models runs offline, so that words,
-digits, signs and scripts are weighed by class. What the weights rest on was read, not measured against the API: about
-3.5 characters of English prose to a token (Anthropic's glossary), fewer in code and JSON, about one for a character
-of Chinese or Japanese; `width * height / 750` for an image, some 1,600 at most
-(https://docs.anthropic.com/en/docs/build-with-claude/vision); 346 tokens of system prompt where tools are offered
-(https://docs.anthropic.com/en/docs/build-with-claude/tool-use). No accuracy is promised: whoever shows the number calls
-it an estimate.
+In: canonical blocks and tools. Out: a number, for the routes that count tokens and for the error of a prompt that is
+too long. Invariant: nothing is asked or fetched for it; every place that shows the number calls it an estimate.
+
+A tokenizer of the newer Claude models that runs offline does not exist, so words, digits, signs and scripts are weighed
+by class. The weights were read, not measured against the API: about 3.5 characters of English prose to a token
+(Anthropic's glossary), fewer in code and JSON, about one for a character of Chinese or Japanese; `width * height / 750`
+for an image, some 1,600 at most (https://docs.anthropic.com/en/docs/build-with-claude/vision); 346 tokens of system
+prompt where tools are offered (https://docs.anthropic.com/en/docs/build-with-claude/tool-use).
 """
 
 import base64
@@ -72,13 +73,8 @@ def estimate(entries: Iterable[Entry], tools: Sequence[Tool] = ()) -> int:
     """Tokens of messages (role and blocks; `system` is one of the roles) and tools; at least 1."""
     tally = _Tally()
     for _, blocks in entries:
-        tally.fixed += MESSAGE_TOKENS if blocks else 0
-        for block in blocks:
-            tally.add(block)
-    if tools:
-        tally.fixed += TOOLS_TOKENS
-    for tool in tools:
-        tally.add_tool(tool)
+        tally.add_message(blocks)
+    tally.add_tools(tools)
     return tally.total()
 
 
@@ -97,6 +93,18 @@ class _Tally:
     def __init__(self) -> None:
         self.fixed = REQUEST_TOKENS
         self._texts: list[str] = []
+
+    def add_message(self, blocks: Sequence[ContentBlock]) -> None:
+        """One message; one without blocks costs nothing."""
+        self.fixed += MESSAGE_TOKENS if blocks else 0
+        for block in blocks:
+            self.add(block)
+
+    def add_tools(self, tools: Sequence[Tool]) -> None:
+        """All tools of a request; offering any costs a system prompt."""
+        self.fixed += TOOLS_TOKENS if tools else 0
+        for tool in tools:
+            self._add_tool(tool)
 
     def add(self, block: ContentBlock) -> None:
         """Thinking of earlier turns is not counted: the API takes it out again."""
@@ -117,7 +125,7 @@ class _Tally:
             case Thinking():
                 pass
 
-    def add_tool(self, tool: Tool) -> None:
+    def _add_tool(self, tool: Tool) -> None:
         self.fixed += TOOL_TOKENS
         self._texts += (tool.name, tool.description, msgspec.json.encode(tool.input_schema).decode())
 

@@ -87,6 +87,13 @@ class _Record:
     count: int = 0
     notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=NOTICES_KEPT))
 
+    def add(self, notice: Notice, counts: Mapping[str, Any]) -> Entry:
+        """Keep a notice; returns the entry as it is after it. counts: fields of the entry that hold Usages."""
+        self.count += 1
+        self.notices.append(notice)
+        self.entry = replace(_advance(self.entry, notice), **counts)
+        return self.entry
+
 
 class Listener(Protocol):
     """What is called with every notice, by the thread that noted it."""
@@ -123,15 +130,13 @@ class Activity:
         """Something happened to a request; nothing where it is unknown or has ended. `usage` and `total`, Usages that
         may come with any kind, go into the entry only."""
         now = self._clock()
-        counts = {name: data.pop(name) for name in ("usage", "total") if name in data}
+        counts: dict[str, Any] = {name: data.pop(name) for name in ("usage", "total") if name in data}
         with self._changed:
             record = self._records.get(request_id)
             if record is None or record.entry.ended_at is not None:
                 return
             notice = Notice(request_id, record.count, kind, now, data)
-            record.count += 1
-            record.notices.append(notice)
-            record.entry = entry = replace(_advance(record.entry, notice), **counts)
+            entry = record.add(notice, counts)
             if kind == "done":
                 self._drop_old()
             self._changed.notify_all()

@@ -7,6 +7,7 @@ rate-limits (429) nothing is sent. A message that the server refuses is given up
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
@@ -68,6 +69,27 @@ class _Message:
     def is_ready(self) -> bool:
         return self.wanted != self.shown and not self.is_given_up
 
+    def change(self, text: str) -> None:
+        """From now on the chat should show this."""
+        self.wanted = text
+
+    def note_shown(self, now: float) -> None:
+        """The chat shows what was wanted; not changed again before `EDIT_INTERVAL` has passed."""
+        self.shown = self.wanted
+        self.due = now + EDIT_INTERVAL
+
+    def note_sent(self, message_id: int) -> None:
+        """The chat has the message, under this id."""
+        self.id = message_id
+
+    def withdraw(self) -> None:
+        """The chat should show it no longer: delete it as soon as that is possible."""
+        self.wanted, self.due = None, -inf
+
+    def give_up(self) -> None:
+        """No further call is about it."""
+        self.is_given_up, self.id = True, None
+
 
 @dataclass(slots=True)
 class _Request:
@@ -76,6 +98,17 @@ class _Request:
     tools: deque[texts.Tool] = field(default_factory=lambda: deque(maxlen=texts.TOOLS_SHOWN))
     count: int = 0
     keys: set[str] = field(default_factory=set)
+
+    def start_tool(self, data: Mapping[str, Any]) -> None:
+        """data: of a notice `tool_started`."""
+        self.tools.append(texts.Tool(data["tool_id"], data["tool"], data["label"]))
+        self.count += 1
+
+    def end_tool(self, data: Mapping[str, Any]) -> None:
+        """data: of a notice `tool_ended`."""
+        for tool in self.tools:
+            if tool.id == data["tool_id"]:
+                tool.end(data["seconds"], data["ok"])
 
 
 class Board:
@@ -154,12 +187,12 @@ class Board:
         if call.method == "deleteMessage" or message.is_kept:
             del self._messages[call.key]
             return
-        message.shown = message.wanted
-        message.due = now + EDIT_INTERVAL
+        message.note_shown(now)
         if call.method == "sendMessage":
-            message.id = outcome.message_id
-            if message.id is None:
+            if outcome.message_id is None:
                 self._give_up(call.key)
+            else:
+                message.note_sent(outcome.message_id)
 
     def _settle_failure(self, now: float, call: Call, outcome: Outcome) -> None:
         """Try again later, but never send twice: without its id the first message could not be deleted."""
@@ -169,17 +202,13 @@ class Board:
             self._give_up(call.key)
 
     def _note_tool(self, now: float, entry: Entry, notice: Notice) -> None:
-        data = notice.data
         if notice.kind == "tool_ended" and entry.id not in self._requests:
             return
         request = self._request(entry.id)
         if notice.kind == "tool_started":
-            request.tools.append(texts.Tool(data["tool_id"], data["tool"], data["label"]))
-            request.count += 1
+            request.start_tool(notice.data)
         else:
-            for tool in request.tools:
-                if tool.id == data["tool_id"]:
-                    tool.seconds, tool.ok = data["seconds"], data["ok"]
+            request.end_tool(notice.data)
         key = f"progress {entry.id}"
         text = texts.build_progress(entry, list(request.tools), request.count)
         if key in request.keys:
@@ -226,7 +255,7 @@ class Board:
 
     def _change(self, key: str, text: str) -> None:
         if key in self._messages:
-            self._messages[key].wanted = text
+            self._messages[key].change(text)
 
     def _clear(self, key: str) -> None:
         """Remove a message: at once where it was not sent, else as soon as it can be deleted."""
@@ -234,12 +263,12 @@ class Board:
         if message is not None and message.id is None:
             del self._messages[key]
         elif message is not None:
-            message.wanted, message.due = None, -inf
+            message.withdraw()
 
     def _give_up(self, key: str) -> None:
         """It stays known until its request ends, so that it is not sent again."""
         message = self._messages[key]
-        message.is_given_up, message.id = True, None
+        message.give_up()
         if message.is_kept or message.wanted is None:
             del self._messages[key]
 

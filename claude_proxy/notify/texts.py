@@ -22,6 +22,10 @@ class Tool:
     seconds: float | None = None
     ok: bool | None = None
 
+    def end(self, seconds: float, ok: bool) -> None:
+        """It has ended, after so many seconds. ok: without an error."""
+        self.seconds, self.ok = seconds, ok
+
     def __str__(self) -> str:
         if self.seconds is None:
             outcome = "running"
