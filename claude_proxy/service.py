@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from . import notify
-from .claude.fleet import launcher
 from .claude.fleet.agent_flags import AGENT_VARIABLES, AgentOptions, build_options
 from .claude.fleet.fleet import Fleet
 from .claude.fleet.keeper import Keeper
 from .claude.fleet.launcher import Launcher, build_environment
 from .claude.fleet.members import Counts, Limits
+from .claude.fleet.run_folder import clear_leftovers
 from .claude.fleet.self_check import SelfCheck
 from .claude.fleet.waker import PipePoller
 from .claude.process.processes import ProcessNames
@@ -145,7 +145,7 @@ class Service:
 
     def start(self) -> None:
         """Start every thread, and the first spare. A missing CLI is not an error here: requests are told."""
-        launcher.clear_leftovers()
+        clear_leftovers()
         self._keeper.start()
         self.watchdog.start()
         self.workers.start()

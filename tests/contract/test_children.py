@@ -15,7 +15,7 @@ import pytest
 
 from claude_proxy.claude.fleet import launcher
 from claude_proxy.claude.fleet.agent_flags import build_options
-from claude_proxy.claude.fleet.launcher import clear_leftovers
+from claude_proxy.claude.fleet.run_folder import clear_leftovers
 from claude_proxy.claude.process import child as child_module
 from claude_proxy.claude.process import locate, processes
 from claude_proxy.claude.process.child import Child
@@ -230,9 +230,9 @@ def left_by(folder: Path, pid: int | str, owner: str | None, *children: str) -> 
     """The folder of a run, with the names of its children."""
     folder = folder / f"claude-proxy-{pid}-x"
     folder.mkdir()
-    (folder / "pids").write_text("".join(f"{line}\n" for line in children))
+    (folder / "pids").write_text("".join(f"{line}\n" for line in children), encoding="utf-8")
     if owner is not None:
-        (folder / "owner").write_text(owner)
+        (folder / "owner").write_text(owner, encoding="utf-8")
     return folder
 
 
@@ -269,7 +269,9 @@ def test_what_a_dead_proxys_commands_started_goes(tmp_path: Path) -> None:
 
 def test_a_mark_never_ends_the_process_that_looks_for_it(tmp_path: Path) -> None:
     """It may have been started with this TMPDIR itself."""
-    program = "import sys; from claude_proxy.claude.process import processes; print(processes.kill_marked(sys.argv[1]))"
+    program = (
+        "import sys; from claude_proxy.claude.process import processes; print(processes.kill_by_tmpdir(sys.argv[1]))"
+    )
     done = run_python(program, str(tmp_path), TMPDIR=str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "0\n")
 
@@ -281,7 +283,7 @@ def run_python(program: str, *arguments: str, **environ: str) -> "subprocess.Com
 
 
 @pytest.mark.parametrize(
-    "line", ["nonsense", "", "PID", "PID:another-birth", "PID:1000.00:10.00", "None", "-1:1:1", "9" * 30]
+    "line", ["nonsense", "木曜日", "", "PID", "PID:another-birth", "PID:1000.00:10.00", "None", "-1:1:1", "9" * 30]
 )
 def test_only_the_very_processes_that_were_recorded_are_ended(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]", line: str
@@ -292,7 +294,9 @@ def test_only_the_very_processes_that_were_recorded_are_ended(
     assert sleeper.poll() is None and not folder.exists()
 
 
-@pytest.mark.parametrize("owner", ["NAME", "PID:4711", "PID:", "", "PID:1000.00:AFTER", "PID:CREATED:10.00", None])
+@pytest.mark.parametrize(
+    "owner", ["NAME", "PID:4711", "PID:木曜日", "PID:", "", "PID:1000.00:AFTER", "PID:CREATED:10.00", None]
+)
 def test_what_may_be_a_running_proxys_stays(tmp_path: Path, owner: str | None) -> None:
     """Also where an older version wrote the name, where it is not written yet, or where the clock was set."""
     name = name_of(os.getpid())
@@ -326,9 +330,9 @@ def test_another_time_zone_or_language_names_the_same_process(
     environ = {"TZ": zone, "LANG": "ja_JP.UTF-8", "LC_ALL": "ja_JP.UTF-8"}
     program = (
         "import pathlib, sys\n"
-        "from claude_proxy.claude.fleet import launcher\n"
+        "from claude_proxy.claude.fleet.run_folder import clear_leftovers\n"
         "from claude_proxy.claude.process import processes\n"
-        "print(processes.identify(int(sys.argv[1])), launcher.clear_leftovers(pathlib.Path(sys.argv[2])))\n"
+        "print(processes.identify(int(sys.argv[1])), clear_leftovers(pathlib.Path(sys.argv[2])))\n"
     )
     owned = left_by(tmp_path, os.getpid(), name_of(os.getpid()), name_of(sleeper.pid))
     done = run_python(program, str(sleeper.pid), str(tmp_path), **environ)

@@ -1,34 +1,28 @@
 """How a child is started: its flags, its environment built explicitly, its folders.
 
-In: the settings and a model. Out: a `Child`. The folders: one for the whole run under the system's temporary folder,
-with the pids of the children in it, so that the next start can clear up after a proxy that was killed; in it one folder
-for each child (TMPDIR, XDG_RUNTIME_DIR). The working folder of chat children is one fixed, empty folder: the CLI names
-it to the model, and a name that changed with every child would spoil the API's prompt cache.
+The service builds the launcher from the settings; the keeper starts children with it, and the login state asks it about
+the CLI. Invariants: each child has a folder of its own in that of the run (TMPDIR, XDG_RUNTIME_DIR); the working folder
+of chat children is one fixed, empty folder: the CLI names it to the model, and a name that changed with every child
+would spoil the API's prompt cache.
 """
 
 import contextlib
-import logging
-import os
 import re
 import shutil
-import stat
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ...core.errors import BadRequest, CliUnavailable
 from ...core.timing import Timing
-from ..process import locate, processes
+from ..process import locate
 from ..process.child import Child
 from ..process.locate import Installation, Login
 from ..turn.connection import Connection
 from ..wire.profile import Point
 from .agent_flags import AgentOptions
+from .run_folder import RunFolder
 
-log = logging.getLogger(__name__)
-
-RUN_PREFIX = "claude-proxy-"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Nothing of the user's settings, memory, skills or MCP servers, no built-in tools, nothing written down.
@@ -86,7 +80,7 @@ def build_environment(
 
 
 class Launcher:
-    """Starts children; looks for the CLI anew as long as it has none, so that installing it needs no restart."""
+    """Starts children. It looks for the CLI again while it has none, so that installing it needs no restart."""
 
     def __init__(
         self,
@@ -99,12 +93,15 @@ class Launcher:
         persist: bool = False,
         agent: AgentOptions | None = None,
     ) -> None:
-        """`environ` as `build_environment` made it. state_folder: where the children's working folder lies; None for a
-        run that leaves nothing behind.
-
-        demo_url: a Messages API on loopback that takes any key; children then get a home folder of its own.
-        persist: let the CLI keep its sessions on disk, where they can be resumed. agent: how agent children are
-        started; None where there are none.
+        """
+        Args:
+            claude: the path of the CLI; empty to look for it.
+            environ: as `build_environment` made it.
+            state_folder: where the children's working folder lies; None for a run that leaves nothing behind.
+            timing: how long the CLI may take to answer a command, and what its children need.
+            demo_url: a Messages API on loopback that takes any key; children then get a home folder of its own.
+            persist: let the CLI keep its sessions on disk, where they can be resumed.
+            agent: how agent children are started; None where there are none.
         """
         self._claude = claude
         self._timing = timing
@@ -113,10 +110,9 @@ class Launcher:
         self._demo_url = demo_url
         self._persist = persist
         self._agent = agent
-        self._lock = threading.Lock()  # guards: _installation, _started, _run_folder
+        self._lock = threading.Lock()  # guards: _installation
         self._installation: Installation | None = None
-        self._run_folder: Path | None = None
-        self._started = 0
+        self._run_folder = RunFolder()
 
     def installation(self) -> Installation:
         """The CLI in use. Raises CliUnavailable."""
@@ -149,12 +145,19 @@ class Launcher:
         return self.login().logged_in
 
     def start(self, model: str, resume: Point | None = None, *, agent: bool = False) -> Child:
-        """A new child whose model is `model`; `resume` loads a session, as a copy. Raises CliUnavailable.
+        """Start a child.
 
-        Always a copy: of two processes in one session the last writer's branch wins, and the other's turns vanish.
-        agent: one whose own tools run on this machine.
+        Args:
+            model: as the CLI names it.
+            resume: a session to load, always as a copy: of two processes in one session the last writer's branch wins,
+                and the other's turns vanish.
+            agent: one whose own tools run on this machine.
+
+        Raises:
+            CliUnavailable: the CLI was not found, or cannot be started.
+            BadRequest: the model's name cannot be an argument.
         """
-        folder = self._next_folder()
+        folder = self._run_folder.next_child()
         try:
             argv, environ, cwd = self._describe(model, resume, agent)
             own = {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder), **self._demo_variables()}
@@ -166,7 +169,7 @@ class Launcher:
         except ValueError as error:  # a zero byte in the argv
             shutil.rmtree(folder, ignore_errors=True)
             raise BadRequest("The model's name holds a character that cannot be passed on", param="model") from error
-        self._record(child)
+        self._run_folder.record(child.pid)
         return child
 
     def _describe(self, model: str, resume: Point | None, agent: bool) -> tuple[list[str], Mapping[str, str], Path]:
@@ -203,7 +206,7 @@ class Launcher:
         return removed
 
     def clear_after(self, connection: Connection) -> None:
-        """Remove what a child that has ended wrote of a session that nobody can go on with."""
+        """Remove what a child that has ended wrote of a session that cannot be resumed."""
         keeps = self._persist
         if connection.agent:
             keeps = self._agent is not None and self._agent.keeps
@@ -213,10 +216,7 @@ class Launcher:
 
     def close(self) -> None:
         """Remove the folder of this run; every child must have been reaped."""
-        with self._lock:
-            folder, self._run_folder = self._run_folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        self._run_folder.remove()
 
     def _demo_variables(self) -> dict[str, str]:
         if not self._demo_url:
@@ -233,70 +233,6 @@ class Launcher:
 
     def _kept_folder(self, name: str) -> Path:
         """A folder that is the same for every child, and for every run that keeps its state. Raises OSError."""
-        folder = (self._state_folder or self._folder_of_run()) / name
+        folder = (self._state_folder or self._run_folder.path()) / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
-
-    def _next_folder(self) -> Path:
-        run_folder = self._folder_of_run()
-        with self._lock:
-            self._started += 1
-            return run_folder / str(self._started)
-
-    def _folder_of_run(self) -> Path:
-        with self._lock:
-            if self._run_folder is None:
-                self._run_folder = Path(tempfile.mkdtemp(prefix=f"{RUN_PREFIX}{os.getpid()}-"))
-                with contextlib.suppress(OSError):
-                    (self._run_folder / "owner").write_text(processes.name_self(), encoding="ascii")
-            return self._run_folder
-
-    def _record(self, child: Child) -> None:
-        """Write down who must be ended if we are killed; a full disk costs that, not the child."""
-        with contextlib.suppress(OSError), open(child.folder.parent / "pids", "a", encoding="ascii") as record:
-            record.write(f"{processes.identify(child.pid)}\n")
-
-
-def clear_leftovers(parent: Path | None = None) -> int:
-    """End the children and remove the folders of proxies that were killed; returns how many processes were ended."""
-    ended = 0
-    for folder in Path(parent or tempfile.gettempdir()).glob(f"{RUN_PREFIX}*-*"):
-        if not _is_ours(folder) or _is_owned(folder):
-            continue
-        ended += _end_recorded(folder)
-        ended += processes.kill_marked(str(folder))
-        shutil.rmtree(folder, ignore_errors=True)
-    if ended:
-        log.warning("Ended %d processes that an earlier proxy had left behind", ended)
-    return ended
-
-
-def _is_owned(folder: Path) -> bool:
-    """True unless the proxy that made the folder has certainly ended: its children would be killed under it."""
-    pid = folder.name.removeprefix(RUN_PREFIX).split("-", 1)[0]
-    if not pid.isdecimal():
-        return True
-    try:
-        name = (folder / "owner").read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):  # it was made a moment ago
-        name = pid
-    return not processes.has_ended(name if name.startswith(f"{pid}:") else pid)
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        status = folder.lstat()  # of the name itself: anyone may put a link into the system's temporary folder
-        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-    except (OSError, AttributeError):
-        return False
-
-
-def _end_recorded(folder: Path) -> int:
-    ended = 0
-    with contextlib.suppress(OSError):
-        for name in (folder / "pids").read_text(encoding="ascii").splitlines():
-            if processes.is_running(name):
-                pid = int(name.partition(":")[0])
-                processes.kill_family(pid, processes.descendants(pid))
-                ended += 1
-    return ended

@@ -186,7 +186,7 @@ class Child:
             if self._noted:
                 processes.kill_family(self.pid, self._noted)
             if self._has_commands and self.returncode != 0:
-                processes.kill_marked(str(self.folder))  # what its commands have started lost its parents with it
+                processes.kill_by_tmpdir(str(self.folder))  # what its commands have started lost its parents with it
         self._waiter.close()
         self.end_input()
         self._stdout.close()

@@ -142,7 +142,7 @@ def kill_family(pid: int, noted: Iterable[psutil.Process]) -> None:
             descendant.kill()
 
 
-def kill_marked(folder: str) -> int:
+def kill_by_tmpdir(folder: str) -> int:
     """SIGKILL to every process whose TMPDIR is `folder` or lies in it; returns how many there were.
 
     What a child's commands start inherits that variable, and keeps it when its parents are gone, whatever sessions and
