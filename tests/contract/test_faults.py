@@ -773,7 +773,7 @@ def test_a_second_signal_ends_it_at_once(run: Callable[..., Program], tmp_path: 
     exchange = program.send(chat("go", stream=True))
     next(exchange.records())
     program.process.send_signal(signal.SIGINT)
-    program.wait_for_line("Ending")
+    program.wait_for_line("Finishing")
     began = time.monotonic()
     program.process.send_signal(signal.SIGINT)
     assert program.end() == 1

@@ -86,7 +86,7 @@ def test_it_serves_until_a_signal_comes(
     assert "OpenAI base URL: http://127.0.0.1:" in printed.out and "/v1)" in printed.out
     assert f"Claude Code CLI 2.1.329 at {claude}" in printed.out and "logged in" in printed.out
     assert "inside a Claude Code session" in printed.out
-    assert "a second signal ends at once" in printed.err
+    assert "a second signal exits now" in printed.err
 
 
 @pytest.mark.parametrize(

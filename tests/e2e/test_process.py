@@ -93,7 +93,7 @@ def test_a_second_signal_ends_it_at_once(run: Run) -> None:
     program = run("--demo", "--shutdown-timeout", "300")
     exchange, _ = begin_turn(program, "demo:words=20 demo:stall=3")
     program.signal(signal.SIGINT)
-    program.wait_for_line(re.compile("Ending"))
+    program.wait_for_line(re.compile("Finishing"))
     program.signal(signal.SIGINT)
     assert program.wait() == 1
     program.wait_until_alone()
